@@ -1,0 +1,54 @@
+# make demo          the whole story on simulated clouds: no account, no key, no cost
+# make test          the tests (what CI runs)      make test-all   plus the slow proofs
+# make check         ruff, mypy --strict, import arrows
+# make bench         numbers next to their targets
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check format bench lock clean
+
+help:
+	@grep '^# make' Makefile | cut -c3-
+
+# torch goes first and by exact version: this is what finds the CPU build where one is offered.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (about two minutes the first time)"
+	@$(PIP) install "$$(grep '^torch==' constraints.txt)" 2>&1 | grep -v '^WARNING: Location' || true
+	@$(PIP) install -c constraints.txt -e '.[trainer,dev]' 2> $(VENV)/install.log || { cat $(VENV)/install.log; exit 1; }
+	@touch $(STAMP)
+
+install: $(STAMP)
+
+# HEADLESS=1 (or no terminal) prints the timeline instead of opening the app.
+demo: $(STAMP)
+	@$(BIN)/gputui demo $(if $(HEADLESS),--headless) $(DEMO_ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+test-all: $(STAMP)
+	@$(BIN)/python -m pytest -q -m '' $(PYTEST_ARGS)
+
+check: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
+
+lock: $(STAMP)
+	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new && mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

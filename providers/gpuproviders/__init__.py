@@ -1,0 +1,1 @@
+"""What can be rented: domain types, the Provider contract, and the adapters."""

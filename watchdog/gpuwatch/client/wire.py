@@ -1,0 +1,500 @@
+"""The daemon's face: JSON-RPC 2.0, one JSON object per line, over a Unix socket.
+
+The first call on a connection is `hello`. Money is integer micro-dollars (rates
+per hour), sizes bytes, times Unix seconds UTC, durations seconds. `None` means
+unknown and is shown as unknown, never as zero. Every string that came from a box
+or a vendor has been through `gpuwatch.clean`: no control characters, bounded length.
+
+`METHODS` lists every call with its parameter and result type; docs/protocol.md is
+generated from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+PROTOCOL = 1
+MAX_LINE = 1 << 22
+"""Longest line either side accepts, bytes."""
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """Base of all messages: immutable, keyword-only."""
+
+
+# --- framing -------------------------------------------------------------------------------------
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A call. `id` is chosen by the client."""
+
+    jsonrpc: str = "2.0"
+    id: int
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Failure(Struct):
+    """An error: `code` is a stable word (see Code), `message` says what, why and what to do next."""
+
+    code: str
+    message: str
+    data: dict[str, Any] | None = None
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer (`id` set) or a notification (`method` set)."""
+
+    jsonrpc: str = "2.0"
+    id: int | None = None
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: Failure | None = None
+    method: str | None = None
+    params: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Code:
+    """The stable error codes and the CLI exit status each one becomes."""
+
+    USAGE = "usage"
+    SPEC = "spec"
+    NOT_FOUND = "not-found"
+    REFUSED = "refused-by-custody"
+    UNREACHABLE = "unreachable"
+    PROVIDER = "provider"
+    CONFLICT = "conflict"
+    INTERNAL = "internal"
+
+    EXIT: dict[str, int] = {  # noqa: RUF012 - a constant table
+        USAGE: 2,
+        SPEC: 2,
+        NOT_FOUND: 2,
+        REFUSED: 4,
+        UNREACHABLE: 5,
+        PROVIDER: 5,
+        CONFLICT: 4,
+        INTERNAL: 1,
+    }
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+class OfferRow(Struct):
+    """One offer, ready to show. `price` is all-in micro-dollars per hour for the disk that was asked."""
+
+    provider: str
+    offer_id: str
+    machine_id: str | None
+    gpu: str
+    gpu_count: int
+    gpu_memory: int
+    price: int
+    disk_price: int
+    spot: bool
+    reliability: float | None
+    verified: bool
+    datacenter: bool
+    region: str | None
+    cpu_cores: float | None
+    memory: int | None
+    disk: int | None
+    download_speed: float | None
+    upload_speed: float | None
+    transfer_price: int | None
+    cuda: str | None
+    ends_at: float | None
+
+
+class GpuRow(Struct):
+    """One GPU at one moment; each value None when the driver did not say."""
+
+    index: int
+    name: str
+    utilisation: float | None
+    memory_used: int | None
+    memory_total: int | None
+    power: float | None
+    temperature: float | None
+
+
+class HoldRow(Struct):
+    """A named reason not to destroy. `name` is stable, `reason` is for people."""
+
+    name: str
+    reason: str
+
+
+class Exposure(Struct):
+    """Work that exists only on the box: bytes, and seconds since the newest verified copy."""
+
+    bytes: int | None
+    seconds: float | None
+    files: int | None
+
+
+class RunRow(Struct):
+    """One run in the fleet list."""
+
+    id: str
+    name: str
+    state: str
+    attention: str
+    """`none`, `info`, `warn` or `alarm`: what needs a person first."""
+    reason: str | None
+    """Why it is in this state, when that is not obvious (a failure, a wait)."""
+    next: str
+    """What happens next and when, in plain words."""
+    attempt: int
+    provider: str | None
+    instance_id: str | None
+    gpu: str | None
+    gpu_count: int | None
+    price: int | None
+    cost: int
+    exposure: Exposure
+    holds: list[HoldRow]
+    gpus: list[GpuRow]
+    telemetry_age: float | None
+    """Seconds since the box last reported, None before it did."""
+    step: int | None
+    steps: int | None
+    loss: float | None
+    tokens_per_second: float | None
+    checkpoints: int
+    verified_bytes: int
+    transfer: TransferRow | None
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    exit_code: int | None
+
+
+class TransferRow(Struct):
+    """A download under way: files and bytes done of total, bytes per second, seconds left."""
+
+    path: str
+    files_done: int
+    files_total: int
+    bytes_done: int
+    bytes_total: int
+    rate: float
+    eta: float | None
+
+
+class ArtifactRow(Struct):
+    """One promised file and how far its proof has come."""
+
+    path: str
+    size: int
+    sha256: str | None
+    state: str
+    """`on-box`, `downloading`, `verified`, `missing`, `waived`."""
+    verified_at: float | None
+    step: int | None
+
+
+class CustodyReport(Struct):
+    """What would be lost if the machine were destroyed now, and why it is (not) allowed."""
+
+    run: str
+    allowed: bool
+    summary: str
+    holds: list[HoldRow]
+    verified: list[ArtifactRow]
+    unsafe: list[ArtifactRow]
+    exposure: Exposure
+    receipt: str | None
+    """Digest of the receipt that proves the verified part, None before there is one."""
+
+
+class EventRow(Struct):
+    """One line of a run's timeline. `data` holds the event's typed fields as in the ledger."""
+
+    seq: int
+    time: float
+    run: str | None
+    kind: str
+    text: str
+    data: dict[str, Any]
+
+
+class Sample(Struct):
+    """One telemetry sample of a box."""
+
+    time: float
+    gpus: list[GpuRow]
+    cpu: float | None
+    memory_used: int | None
+    memory_total: int | None
+    disk_free: int | None
+    disk_total: int | None
+    step: int | None
+    loss: float | None
+    tokens_per_second: float | None
+
+
+class Problem(Struct):
+    """One thing wrong with a run spec: where, what was found, what was expected."""
+
+    file: str
+    key: str
+    found: str
+    expected: str
+    message: str
+
+
+class AccountRow(Struct):
+    """One provider account as last heard. `problem` is set while it cannot be reached."""
+
+    provider: str
+    user: str | None
+    credit: int | None
+    age: float | None
+    problem: str | None
+    foreign: int
+    """Machines in the account that are not ours: listed, never touched."""
+
+
+# --- calls ---------------------------------------------------------------------------------------
+
+
+class Hello(Struct):
+    """First call."""
+
+    protocol: int = PROTOCOL
+    client: str = ""
+
+
+class Welcome(Struct):
+    """Answer to hello."""
+
+    protocol: int
+    version: str
+    pid: int
+    state_dir: str
+    vault: str
+
+
+class Empty(Struct):
+    """No parameters, or no result."""
+
+
+class OffersQuery(Struct):
+    """`gpu` are names (any spelling); prices in micro-dollars per hour; `disk` bytes."""
+
+    gpu: list[str] = []
+    gpu_count: int | None = None
+    max_price: int | None = None
+    spot: bool = False
+    min_reliability: float | None = None
+    disk: int = 20_000_000_000
+    unverified: bool = False
+    limit: int = 200
+
+
+class Offers(Struct):
+    """Offers, cheapest first; `problems` names each provider that could not answer, and why."""
+
+    offers: list[OfferRow]
+    problems: list[str]
+
+
+class SpecText(Struct):
+    """A run spec as text. `file` is for messages, `base` the absolute folder that paths are relative to."""
+
+    text: str
+    file: str
+    base: str
+
+
+class SpecCheck(Struct):
+    """Problems of a spec (empty: it is good) and what it would do, a line each."""
+
+    problems: list[Problem]
+    name: str | None
+    plan: list[str]
+
+
+class Launch(Struct):
+    """Start a run. The same `key` again returns the same run instead of a second one."""
+
+    spec: SpecText
+    key: str
+    provider: str | None = None
+    offer_id: str | None = None
+    """Rent exactly this offer instead of the cheapest that fits."""
+
+
+class Launched(Struct):
+    """The new run."""
+
+    run: str
+    name: str
+
+
+class RunRef(Struct):
+    """A run by id, unique id prefix, or name (the newest of that name)."""
+
+    run: str
+
+
+class Runs(Struct):
+    """All runs, newest first."""
+
+    runs: list[RunRow]
+    accounts: list[AccountRow]
+    burn: int
+    """Micro-dollars per hour of everything that is rented now."""
+    now: float
+
+
+class RunDetail(Struct):
+    """One run, whole."""
+
+    run: RunRow
+    custody: CustodyReport
+    spec: str
+    ssh: list[str]
+    """Argument list of the ssh command that reaches the box, empty when there is none."""
+    events: list[EventRow]
+    samples: list[Sample]
+
+
+class Why(Struct):
+    """Why a run's machine (still) exists: a headline and the facts, in plain words."""
+
+    run: str
+    headline: str
+    lines: list[str]
+    holds: list[HoldRow]
+    exposure: Exposure
+    next: str
+
+
+class Destroy(Struct):
+    """Ask for the machine's end: collect and verify first, always.
+
+    `waive` names files that may be lost, with the typed `confirm` (the run's name)
+    and a `reason`; all three or none. `preview` changes nothing.
+    """
+
+    run: str
+    preview: bool = False
+    waive: list[str] = []
+    confirm: str = ""
+    reason: str = ""
+
+
+class Cancel(Struct):
+    """Take back a destroy that has not been sent yet."""
+
+    run: str
+
+
+class LogRead(Struct):
+    """Bytes `offset`…`offset+limit` of the captured log; a negative offset counts from its end."""
+
+    run: str
+    offset: int = 0
+    limit: int = 65536
+
+
+class LogChunk(Struct):
+    """`data` starts at byte `offset`; `size` is the length of what is captured so far."""
+
+    run: str
+    offset: int
+    data: bytes
+    size: int
+    complete: bool
+    """True when the job has ended and the log is all here."""
+
+
+class EventsRead(Struct):
+    """Events after `since`, of one run or all, at most `limit`, oldest first."""
+
+    since: int = 0
+    run: str | None = None
+    limit: int = 500
+
+
+class Events(Struct):
+    """`next` is what to pass as `since` the next time."""
+
+    events: list[EventRow]
+    next: int
+
+
+class Subscribe(Struct):
+    """A stream of notifications on this connection.
+
+    topic `runs`: a Runs snapshot now and whenever something changed, at most 4 a second.
+    topic `events`: EventRow after `since`. topic `log`: LogChunk of `run` from byte `since`.
+    topic `telemetry`: Sample of `run`.
+    """
+
+    topic: str
+    run: str | None = None
+    since: int = 0
+
+
+class Subscribed(Struct):
+    """`subscription` comes back in each notification of the stream."""
+
+    subscription: int
+
+
+class Unsubscribe(Struct):
+    """End a stream."""
+
+    subscription: int
+
+
+class Notice(Struct):
+    """Params of a `notice` notification; exactly one of the payloads is set."""
+
+    subscription: int
+    runs: Runs | None = None
+    event: EventRow | None = None
+    log: LogChunk | None = None
+    sample: Sample | None = None
+    lost: str | None = None
+    """The stream ended on the daemon's side; the reason. Subscribe again to go on."""
+
+
+class DaemonStatus(Struct):
+    """What `gpuwatch status` shows."""
+
+    version: str
+    pid: int
+    uptime: float
+    state_dir: str
+    vault: str
+    socket: str
+    runs: dict[str, int]
+    accounts: list[AccountRow]
+    alarms: list[str]
+    rss: int
+
+
+METHODS: dict[str, tuple[type[Struct], type[Struct]]] = {
+    "hello": (Hello, Welcome),
+    "status": (Empty, DaemonStatus),
+    "shutdown": (Empty, Empty),
+    "offers": (OffersQuery, Offers),
+    "spec.check": (SpecText, SpecCheck),
+    "launch": (Launch, Launched),
+    "runs": (Empty, Runs),
+    "run": (RunRef, RunDetail),
+    "why": (RunRef, Why),
+    "destroy": (Destroy, CustodyReport),
+    "destroy.cancel": (Cancel, Empty),
+    "log.read": (LogRead, LogChunk),
+    "events": (EventsRead, Events),
+    "subscribe": (Subscribe, Subscribed),
+    "unsubscribe": (Unsubscribe, Empty),
+}
+"""method -> (parameters, result)"""
