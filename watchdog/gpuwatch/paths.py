@@ -73,7 +73,9 @@ def discover() -> Paths:
 
     dirs = PlatformDirs("gputui", appauthor=False)
     state = Path(dirs.user_state_dir)
-    runtime = Path(os.environ["XDG_RUNTIME_DIR"], "gputui") if "XDG_RUNTIME_DIR" in os.environ else state / "run"
+    runtime = (
+        Path(os.environ["XDG_RUNTIME_DIR"], "gputui") if "XDG_RUNTIME_DIR" in os.environ else state / "run"
+    )
     return Paths(
         config=Path(dirs.user_config_dir),
         state=state,

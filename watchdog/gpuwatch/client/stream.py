@@ -40,7 +40,9 @@ class AsyncClient:
         """Open the connection and say hello."""
         try:
             async with asyncio.timeout(timeout):
-                reader, self._writer = await asyncio.open_unix_connection(str(self._path), limit=wire.MAX_LINE)
+                reader, self._writer = await asyncio.open_unix_connection(
+                    str(self._path), limit=wire.MAX_LINE
+                )
         except (OSError, TimeoutError) as error:
             raise DaemonUnreachable(f"no gpuwatch answers at {self._path} ({error})") from error
         self._broken = None
@@ -59,9 +61,7 @@ class AsyncClient:
                 await self._writer.wait_closed()
         self._fail("closed")
 
-    async def call(
-        self, method: str, params: wire.Struct, result: type[R], *, timeout: float = 60.0
-    ) -> R:
+    async def call(self, method: str, params: wire.Struct, result: type[R], *, timeout: float = 60.0) -> R:
         """One call; raises CallFailed for the daemon's errors."""
         if self._broken is not None or self._writer is None:
             raise DaemonUnreachable(f"not connected to gpuwatch: {self._broken}")

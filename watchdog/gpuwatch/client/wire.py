@@ -36,7 +36,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     params: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class Failure(Struct):
+class Failure(Struct, frozen=True, kw_only=True):
     """An error: `code` is a stable word (see Code), `message` says what, why and what to do next."""
 
     code: str
@@ -82,7 +82,7 @@ class Code:
 # --- values --------------------------------------------------------------------------------------
 
 
-class OfferRow(Struct):
+class OfferRow(Struct, frozen=True, kw_only=True):
     """One offer, ready to show. `price` is all-in micro-dollars per hour for the disk that was asked."""
 
     provider: str
@@ -108,7 +108,7 @@ class OfferRow(Struct):
     ends_at: float | None
 
 
-class GpuRow(Struct):
+class GpuRow(Struct, frozen=True, kw_only=True):
     """One GPU at one moment; each value None when the driver did not say."""
 
     index: int
@@ -120,14 +120,14 @@ class GpuRow(Struct):
     temperature: float | None
 
 
-class HoldRow(Struct):
+class HoldRow(Struct, frozen=True, kw_only=True):
     """A named reason not to destroy. `name` is stable, `reason` is for people."""
 
     name: str
     reason: str
 
 
-class Exposure(Struct):
+class Exposure(Struct, frozen=True, kw_only=True):
     """Work that exists only on the box: bytes, and seconds since the newest verified copy."""
 
     bytes: int | None
@@ -135,7 +135,7 @@ class Exposure(Struct):
     files: int | None
 
 
-class RunRow(Struct):
+class RunRow(Struct, frozen=True, kw_only=True):
     """One run in the fleet list."""
 
     id: str
@@ -172,7 +172,7 @@ class RunRow(Struct):
     exit_code: int | None
 
 
-class TransferRow(Struct):
+class TransferRow(Struct, frozen=True, kw_only=True):
     """A download under way: files and bytes done of total, bytes per second, seconds left."""
 
     path: str
@@ -184,7 +184,7 @@ class TransferRow(Struct):
     eta: float | None
 
 
-class ArtifactRow(Struct):
+class ArtifactRow(Struct, frozen=True, kw_only=True):
     """One promised file and how far its proof has come."""
 
     path: str
@@ -196,7 +196,7 @@ class ArtifactRow(Struct):
     step: int | None
 
 
-class CustodyReport(Struct):
+class CustodyReport(Struct, frozen=True, kw_only=True):
     """What would be lost if the machine were destroyed now, and why it is (not) allowed."""
 
     run: str
@@ -210,7 +210,7 @@ class CustodyReport(Struct):
     """Digest of the receipt that proves the verified part, None before there is one."""
 
 
-class EventRow(Struct):
+class EventRow(Struct, frozen=True, kw_only=True):
     """One line of a run's timeline. `data` holds the event's typed fields as in the ledger."""
 
     seq: int
@@ -221,7 +221,7 @@ class EventRow(Struct):
     data: dict[str, Any]
 
 
-class Sample(Struct):
+class Sample(Struct, frozen=True, kw_only=True):
     """One telemetry sample of a box."""
 
     time: float
@@ -236,7 +236,7 @@ class Sample(Struct):
     tokens_per_second: float | None
 
 
-class Problem(Struct):
+class Problem(Struct, frozen=True, kw_only=True):
     """One thing wrong with a run spec: where, what was found, what was expected."""
 
     file: str
@@ -246,7 +246,7 @@ class Problem(Struct):
     message: str
 
 
-class AccountRow(Struct):
+class AccountRow(Struct, frozen=True, kw_only=True):
     """One provider account as last heard. `problem` is set while it cannot be reached."""
 
     provider: str
@@ -261,14 +261,14 @@ class AccountRow(Struct):
 # --- calls ---------------------------------------------------------------------------------------
 
 
-class Hello(Struct):
+class Hello(Struct, frozen=True, kw_only=True):
     """First call."""
 
     protocol: int = PROTOCOL
     client: str = ""
 
 
-class Welcome(Struct):
+class Welcome(Struct, frozen=True, kw_only=True):
     """Answer to hello."""
 
     protocol: int
@@ -278,11 +278,11 @@ class Welcome(Struct):
     vault: str
 
 
-class Empty(Struct):
+class Empty(Struct, frozen=True, kw_only=True):
     """No parameters, or no result."""
 
 
-class OffersQuery(Struct):
+class OffersQuery(Struct, frozen=True, kw_only=True):
     """`gpu` are names (any spelling); prices in micro-dollars per hour; `disk` bytes."""
 
     gpu: list[str] = []
@@ -295,14 +295,14 @@ class OffersQuery(Struct):
     limit: int = 200
 
 
-class Offers(Struct):
+class Offers(Struct, frozen=True, kw_only=True):
     """Offers, cheapest first; `problems` names each provider that could not answer, and why."""
 
     offers: list[OfferRow]
     problems: list[str]
 
 
-class SpecText(Struct):
+class SpecText(Struct, frozen=True, kw_only=True):
     """A run spec as text. `file` is for messages, `base` the absolute folder that paths are relative to."""
 
     text: str
@@ -310,7 +310,7 @@ class SpecText(Struct):
     base: str
 
 
-class SpecCheck(Struct):
+class SpecCheck(Struct, frozen=True, kw_only=True):
     """Problems of a spec (empty: it is good) and what it would do, a line each."""
 
     problems: list[Problem]
@@ -318,7 +318,7 @@ class SpecCheck(Struct):
     plan: list[str]
 
 
-class Launch(Struct):
+class Launch(Struct, frozen=True, kw_only=True):
     """Start a run. The same `key` again returns the same run instead of a second one."""
 
     spec: SpecText
@@ -328,20 +328,20 @@ class Launch(Struct):
     """Rent exactly this offer instead of the cheapest that fits."""
 
 
-class Launched(Struct):
+class Launched(Struct, frozen=True, kw_only=True):
     """The new run."""
 
     run: str
     name: str
 
 
-class RunRef(Struct):
+class RunRef(Struct, frozen=True, kw_only=True):
     """A run by id, unique id prefix, or name (the newest of that name)."""
 
     run: str
 
 
-class Runs(Struct):
+class Runs(Struct, frozen=True, kw_only=True):
     """All runs, newest first."""
 
     runs: list[RunRow]
@@ -351,7 +351,7 @@ class Runs(Struct):
     now: float
 
 
-class RunDetail(Struct):
+class RunDetail(Struct, frozen=True, kw_only=True):
     """One run, whole."""
 
     run: RunRow
@@ -363,7 +363,7 @@ class RunDetail(Struct):
     samples: list[Sample]
 
 
-class Why(Struct):
+class Why(Struct, frozen=True, kw_only=True):
     """Why a run's machine (still) exists: a headline and the facts, in plain words."""
 
     run: str
@@ -374,7 +374,7 @@ class Why(Struct):
     next: str
 
 
-class Destroy(Struct):
+class Destroy(Struct, frozen=True, kw_only=True):
     """Ask for the machine's end: collect and verify first, always.
 
     `waive` names files that may be lost, with the typed `confirm` (the run's name)
@@ -388,13 +388,13 @@ class Destroy(Struct):
     reason: str = ""
 
 
-class Cancel(Struct):
+class Cancel(Struct, frozen=True, kw_only=True):
     """Take back a destroy that has not been sent yet."""
 
     run: str
 
 
-class LogRead(Struct):
+class LogRead(Struct, frozen=True, kw_only=True):
     """Bytes `offset`…`offset+limit` of the captured log; a negative offset counts from its end."""
 
     run: str
@@ -402,7 +402,7 @@ class LogRead(Struct):
     limit: int = 65536
 
 
-class LogChunk(Struct):
+class LogChunk(Struct, frozen=True, kw_only=True):
     """`data` starts at byte `offset`; `size` is the length of what is captured so far."""
 
     run: str
@@ -413,7 +413,7 @@ class LogChunk(Struct):
     """True when the job has ended and the log is all here."""
 
 
-class EventsRead(Struct):
+class EventsRead(Struct, frozen=True, kw_only=True):
     """Events after `since`, of one run or all, at most `limit`, oldest first."""
 
     since: int = 0
@@ -421,14 +421,14 @@ class EventsRead(Struct):
     limit: int = 500
 
 
-class Events(Struct):
+class Events(Struct, frozen=True, kw_only=True):
     """`next` is what to pass as `since` the next time."""
 
     events: list[EventRow]
     next: int
 
 
-class Subscribe(Struct):
+class Subscribe(Struct, frozen=True, kw_only=True):
     """A stream of notifications on this connection.
 
     topic `runs`: a Runs snapshot now and whenever something changed, at most 4 a second.
@@ -441,19 +441,19 @@ class Subscribe(Struct):
     since: int = 0
 
 
-class Subscribed(Struct):
+class Subscribed(Struct, frozen=True, kw_only=True):
     """`subscription` comes back in each notification of the stream."""
 
     subscription: int
 
 
-class Unsubscribe(Struct):
+class Unsubscribe(Struct, frozen=True, kw_only=True):
     """End a stream."""
 
     subscription: int
 
 
-class Notice(Struct):
+class Notice(Struct, frozen=True, kw_only=True):
     """Params of a `notice` notification; exactly one of the payloads is set."""
 
     subscription: int
@@ -465,7 +465,7 @@ class Notice(Struct):
     """The stream ended on the daemon's side; the reason. Subscribe again to go on."""
 
 
-class DaemonStatus(Struct):
+class DaemonStatus(Struct, frozen=True, kw_only=True):
     """What `gpuwatch status` shows."""
 
     version: str

@@ -1,0 +1,284 @@
+"""The Vast.ai adapter: our Provider contract on top of `transport` (calls) and `parse` (answers)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gpuproviders.errors import Ambiguous, Refused, Unavailable
+from gpuproviders.model import (
+    GB,
+    Account,
+    Capabilities,
+    Created,
+    Instance,
+    Listing,
+    Offer,
+    OfferQuery,
+    Order,
+    Permit,
+)
+from gpuproviders.money import usd
+from gpuproviders.vast import parse
+from gpuproviders.vast.transport import NAME, Transport
+
+T = TypeVar("T")
+
+URL = "https://console.vast.ai"
+_PAGE = 25
+_MAX_PAGES = 400
+_SEARCH_CAP = 64
+"""Vast returns at most 64 offers a search, whatever the limit says."""
+
+
+def key_from_environment() -> str | None:
+    """The account key where the vendor's own client looks for it: VAST_API_KEY, then its key files."""
+    if key := os.environ.get("VAST_API_KEY", "").strip():
+        return key
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    for path in (config / "vastai" / "vast_api_key", Path.home() / ".vast_api_key"):
+        try:
+            key = path.read_text(encoding="utf-8").strip()
+        except OSError:
+            continue
+        if key:
+            return key
+    return None
+
+
+class VastProvider:
+    """One Vast account. See `gpuproviders.model.Provider` for what each method promises."""
+
+    name = NAME
+    capabilities = Capabilities(stop_keeps_disk=True)
+
+    def __init__(
+        self,
+        *,
+        key: Callable[[], str | None] = key_from_environment,
+        url: str | None = None,
+        paced: bool = True,
+    ) -> None:
+        self._calls = Transport(key, url or os.environ.get("VAST_URL") or URL, paced=paced)
+        self._known_keys: set[str] = set()
+
+    async def account(self) -> Account:
+        """`users/current`; the probe that tells a healthy account from a broken answer."""
+        body = await self._calls.read("get", "/users/current", endpoint="user")
+        return _shape(lambda: parse.account(body))
+
+    async def offers(self, query: OfferQuery) -> tuple[Offer, ...]:
+        """Search, one request per GPU name (the cap is per request), re-checked on our side."""
+        names: tuple[str | None, ...] = query.gpu_names or (None,)
+        found: dict[str, Offer] = {}
+        for name in names:
+            for offer in await self._search(query, name):
+                if _fits(offer, query):
+                    found[offer.offer_id] = offer
+        ranked = sorted(found.values(), key=lambda o: (o.price, o.offer_id))
+        return tuple(ranked[: query.limit])
+
+    async def _search(self, query: OfferQuery, name: str | None) -> list[Offer]:
+        filters: dict[str, Any] = {
+            "rentable": {"eq": True},
+            "rented": {"eq": False},
+            "external": {"eq": False},
+            "disk_space": {"gte": query.disk / GB},
+            "order": [["dph_total", "asc"]],
+            "type": "bid" if query.spot else "on-demand",
+            "allocated_storage": query.disk / GB,
+            "limit": _SEARCH_CAP,
+        }
+        if name is not None:
+            filters["gpu_name"] = {"eq": name}
+        if query.gpu_count is not None:
+            filters["num_gpus"] = {"eq": query.gpu_count}
+        if query.max_price is not None:
+            filters["dph_total"] = {"lte": float(usd(query.max_price))}
+        if query.min_reliability is not None:
+            filters["reliability2"] = {"gte": query.min_reliability}
+        if query.verified_only:
+            filters["verified"] = {"eq": True}
+        body = await self._calls.read("post", "/bundles/", endpoint="search", json_data=filters)
+        rows = body.get("offers") if isinstance(body, dict) else None
+        if not isinstance(rows, list):
+            raise Unavailable("Vast's search answer has no list of offers", provider=NAME)
+        parsed = (parse.offer(row, spot=query.spot) for row in rows if isinstance(row, dict))
+        return [offer for offer in parsed if offer is not None]
+
+    async def create(self, order: Order) -> Created:
+        """Rent the offer, once. The SSH key is registered first, because it is installed at creation."""
+        if order.ssh_public_key is not None:
+            await self._ensure_key(order.ssh_public_key)
+        body: dict[str, Any] = {
+            "client_id": "me",
+            "image": order.image,
+            "env": dict(order.env),
+            "disk": order.disk / GB,
+            "label": order.label,
+            "onstart": order.onstart,
+            "runtype": "ssh_direc ssh_proxy",
+            # rather a refusal than a stopped machine that bills its disk
+            "cancel_unavail": True,
+        }
+        if order.offer.spot:
+            body["price"] = float(usd(order.offer.price))
+        answer = await self._calls.write(
+            "put", f"/asks/{order.offer.offer_id}/", endpoint="create", json_data=body
+        )
+        made = answer.get("new_contract") if isinstance(answer, dict) else None
+        try:
+            return Created(parse.identifier(made, "new_contract"))
+        except parse.Malformed as error:
+            raise Ambiguous(f"Vast's answer to create is unreadable: {error}", provider=NAME) from error
+
+    async def _ensure_key(self, public_key: str) -> None:
+        wanted = " ".join(public_key.split()[:2])
+        if wanted in self._known_keys:
+            return
+        try:
+            body = await self._calls.read("get", "/ssh/", endpoint="ssh")
+        except Refused:
+            body = []  # "No SSH keys found for the user" comes as a 404
+        rows = body if isinstance(body, list) else []
+        present = {
+            " ".join(str(row.get("key") or row.get("public_key")).split()[:2])
+            for row in rows
+            if isinstance(row, dict)
+        }
+        if wanted not in present:
+            try:
+                await self._calls.write("post", "/ssh/", endpoint="ssh", json_data={"ssh_key": public_key})
+            except Ambiguous as error:
+                # no machine was asked for yet, so this is a plain refusal of the create
+                raise Unavailable(f"could not register the SSH key: {error}", provider=NAME) from error
+        self._known_keys.add(wanted)
+
+    async def instances(self) -> Listing:
+        """All pages of `v1/instances`, or Unavailable: a short or refused list is not an empty one (I3)."""
+        rows: dict[str, Instance] = {}
+        token: str | None = None
+        for _ in range(_MAX_PAGES):
+            query: dict[str, Any] = {"limit": _PAGE, "order_by": [{"col": "id", "dir": "asc"}]}
+            if token is not None:
+                query["after_token"] = token
+            body = await self._calls.read("get", "/api/v1/instances/", endpoint="list", query_args=query)
+            page = body.get("instances") if isinstance(body, dict) and body.get("success") is True else None
+            if not isinstance(page, list):
+                raise Unavailable("Vast's list of instances has not the shape of one", provider=NAME)
+            before = len(rows)
+            for value in page:
+                row = _shape(lambda value=value: parse.instance(value))  # type: ignore[misc]
+                rows[row.instance_id] = row
+            following = body.get("next_token")
+            if following is None:
+                total = body.get("total_instances")
+                if isinstance(total, int) and total != len(rows):
+                    raise Unavailable(
+                        f"Vast lists {len(rows)} instances and says there are {total}", provider=NAME
+                    )
+                return Listing(tuple(rows.values()))
+            if not isinstance(following, str) or following == token or len(rows) == before:
+                raise Unavailable("Vast's list of instances pages in circles", provider=NAME)
+            token = following
+        raise Unavailable("Vast's list of instances does not end", provider=NAME)
+
+    async def instance(self, instance_id: str) -> Instance | None:
+        """Look one up. None only for `{"instances": null}` or a not-found that is not an auth error."""
+        try:
+            body = await self._calls.read(
+                "get", f"/instances/{instance_id}/", endpoint="show", query_args={"owner": "me"}
+            )
+        except Refused as error:
+            if error.code in ("not_found", "no_such_instance"):
+                return None
+            raise Unavailable(str(error), provider=NAME, code=error.code) from error
+        if not isinstance(body, dict) or "instances" not in body:
+            raise Unavailable("Vast's answer about the instance has not the shape of one", provider=NAME)
+        if body["instances"] is None:
+            return None
+        row = _shape(lambda: parse.instance(body["instances"]))
+        if row.instance_id != instance_id:
+            raise Unavailable(f"asked for instance {instance_id}, got {row.instance_id}", provider=NAME)
+        return row
+
+    async def start(self, instance_id: str) -> None:
+        """Start a stopped machine; a queued start is cancelled again, because it would bill unseen."""
+        try:
+            await self._state(instance_id, "running")
+        except Refused as error:
+            if error.code == "resources_unavailable":
+                await self._state(instance_id, "stopped")
+            raise
+
+    async def stop(self, instance_id: str, permit: Permit | None = None) -> None:
+        """Stop; Vast keeps the disk (and bills it), so no permit is needed."""
+        await self._state(instance_id, "stopped")
+
+    async def _state(self, instance_id: str, state: str) -> None:
+        await self._calls.write(
+            "put", f"/instances/{instance_id}/", endpoint="manage", json_data={"state": state}
+        )
+
+    async def destroy(self, permit: Permit) -> None:
+        """Destroy what the permit names. "No such instance" counts as accepted; an auth error does not."""
+        permit.spend()
+        try:
+            await self._calls.write("delete", f"/instances/{permit.instance_id}/", endpoint="destroy")
+        except Refused as error:
+            if error.code not in ("not_found", "no_such_instance"):
+                raise
+
+    async def log(self, instance_id: str, lines: int = 200) -> str:
+        """The container's log as Vast uploads it; it takes some seconds to appear."""
+        body = await self._calls.write(
+            "put", f"/instances/request_logs/{instance_id}/", endpoint="logs", json_data={"tail": str(lines)}
+        )
+        url = body.get("result_url") if isinstance(body, dict) else None
+        if not isinstance(url, str) or not url.startswith(("https://", "http://127.0.0.1")):
+            raise Unavailable("Vast gave no address for the log", provider=NAME)
+        loop = asyncio.get_running_loop()
+        for _ in range(20):
+            text = await loop.run_in_executor(None, _fetch, url)
+            if text is not None:
+                return text
+            await asyncio.sleep(0.5)
+        raise Unavailable("Vast did not upload the log in time", provider=NAME)
+
+    async def close(self) -> None:
+        """Let the worker threads go."""
+        self._calls.close()
+
+
+def _fits(offer: Offer, query: OfferQuery) -> bool:
+    """Vast does not always apply numeric filters, so they are applied again."""
+    return (
+        (not query.gpu_names or offer.gpu_name in query.gpu_names)
+        and (query.gpu_count is None or offer.gpu_count == query.gpu_count)
+        and (query.max_price is None or offer.price <= query.max_price)
+        and (offer.disk is None or offer.disk >= query.disk)
+        and (query.min_reliability is None or (offer.reliability or 0) >= query.min_reliability)
+        and (offer.verified or not query.verified_only)
+    )
+
+
+def _shape(read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except parse.Malformed as error:
+        raise Unavailable(f"Vast's answer is not what it should be: {error}", provider=NAME) from error
+
+
+def _fetch(url: str) -> str | None:
+    """The uploaded log, None while it is not there yet. No credentials go along."""
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - the scheme is checked by the caller
+            return str(answer.read(100_000).decode("utf-8", "replace"))
+    except (urllib.error.URLError, OSError):
+        return None

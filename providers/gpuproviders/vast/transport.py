@@ -1,0 +1,183 @@
+"""The official SDK's HTTP client, in a worker thread, with its answers sorted into our errors.
+
+The SDK is imported on the first call (0.5 s, 60 MB) and never earlier. It retries
+every method by itself, so writes go through a client of one attempt; otherwise a
+create that timed out would be sent, and billed, three times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpuproviders.errors import (
+    Ambiguous,
+    OfferGone,
+    ProviderError,
+    Refused,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+    scrub,
+)
+
+if TYPE_CHECKING:
+    from vastai.api.client import VastClient
+
+NAME = "vast"
+CALL_SECONDS = 20.0
+"""Time limit of one HTTP attempt. The whole call, waiting for its turn included, has DEADLINE_SECONDS."""
+DEADLINE_SECONDS = 75.0
+
+# Vast allows one call per endpoint and identity every so many seconds (its x-rate-limit table).
+_THRESHOLDS = {
+    "list": 1.0, "show": 2.0, "manage": 1.0, "create": 4.5, "destroy": 3.0, "ssh": 1.0, "search": 6.0, "logs": 1.0,
+    "user": 1.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer: status, parsed JSON (None when it was none), Retry-After in seconds."""
+
+    status: int
+    body: Any
+    retry_after: float | None
+
+
+class Transport:
+    """Calls to one Vast account. `key` is asked for at each call, so that a new login counts at once."""
+
+    def __init__(self, key: Callable[[], str | None], url: str, *, paced: bool = True) -> None:
+        self._key = key
+        self._url = url.rstrip("/")
+        self._paced = paced
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="vast")
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._last: dict[str, float] = {}
+
+    async def read(
+        self, method: Literal["get", "post", "put"], path: str, *, endpoint: str, **kwargs: Any
+    ) -> Any:
+        """A call that changes nothing. Returns the JSON of a 200; everything else raises.
+
+        Raises Unauthorized, Throttled, Refused (with the vendor's code) or Unavailable.
+        """
+        answer = await self._call(method, path, endpoint, kwargs, attempts=2)
+        if answer is None:
+            raise Unavailable(f"Vast did not answer within {CALL_SECONDS:.0f} s", provider=NAME)
+        return self._sort(answer, write=False)
+
+    async def write(
+        self, method: Literal["put", "post", "delete"], path: str, *, endpoint: str, **kwargs: Any
+    ) -> Any:
+        """A call that changes something: sent exactly once.
+
+        Raises Refused/OfferGone/Throttled/Unauthorized (nothing happened) or Ambiguous.
+        """
+        answer = await self._call(method, path, endpoint, kwargs, attempts=1)
+        if answer is None:
+            raise Ambiguous("Vast did not answer; the request may have been carried out", provider=NAME)
+        return self._sort(answer, write=True)
+
+    def close(self) -> None:
+        """Let the worker threads go; a call in flight ends by its own time limit."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _call(
+        self, method: str, path: str, endpoint: str, kwargs: dict[str, Any], *, attempts: int
+    ) -> Answer | None:
+        key = self._key()
+        if not key:
+            raise Unauthorized(
+                "no Vast API key: set VAST_API_KEY or run `vastai set api-key`", provider=NAME, code="no-key"
+            )
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            lock = self._turns.setdefault(endpoint, asyncio.Lock())
+            async with lock:
+                await self._pace(endpoint)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._send, key, method, path, kwargs, attempts)
+
+    async def _pace(self, endpoint: str) -> None:
+        loop = asyncio.get_running_loop()
+        if self._paced and endpoint in self._last:
+            wait = self._last[endpoint] + _THRESHOLDS[endpoint] - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+        self._last[endpoint] = loop.time()
+
+    def _send(self, key: str, method: str, path: str, kwargs: dict[str, Any], attempts: int) -> Answer | None:
+        """In a worker thread. None when no answer came back at all."""
+        client = _sdk_client(key, self._url, attempts)
+        try:
+            response = getattr(client, method)(path, **kwargs)
+        except Exception as error:  # noqa: BLE001 - requests' whole tree, plus what its adapters leak
+            logging.getLogger(__name__).info("vast %s %s: %s", method, path, scrub(type(error).__name__))
+            return None
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        try:
+            retry_after = float(response.headers.get("Retry-After", ""))
+        except ValueError:
+            retry_after = None
+        return Answer(response.status_code, body, retry_after)
+
+    def _sort(self, answer: Answer, *, write: bool) -> Any:
+        key = self._key()
+        body = answer.body if isinstance(answer.body, dict) else {}
+        code = body.get("error") if isinstance(body.get("error"), str) else None
+        text = next((body[k] for k in ("msg", "detail", "error") if isinstance(body.get(k), str)), "")
+        message = scrub(f"Vast: {text}" if text else f"Vast answered HTTP {answer.status}", key)
+        error: ProviderError | None = None
+        if answer.status == 429 or code == "rate_limit_exceeded" or "too frequent" in text:
+            hint = body.get("retry_after")
+            wait = answer.retry_after if answer.retry_after is not None else hint
+            error = Throttled(message, provider=NAME, code=code, retry_after=_seconds(wait))
+        elif code == "auth_error" or (answer.status in (401, 403) and "login" in text.lower()):
+            error = Unauthorized(
+                f"{message} (is the API key right?)", provider=NAME, code=code or "auth_error"
+            )
+        elif "no_such_ask" in f"{code} {text}":
+            error = OfferGone(message, provider=NAME, code="no_such_ask")
+        elif (
+            400 <= answer.status < 500
+            and answer.status not in (408, 409, 425)
+            and isinstance(answer.body, dict)
+        ):
+            error = Refused(message, provider=NAME, code=code or f"http-{answer.status}")
+        elif answer.status == 200 and isinstance(answer.body, dict | list):
+            if body.get("success") is not False:
+                return answer.body
+            made = body.get("new_contract")
+            if made is not None:
+                # a bid that is too low: the contract exists, stopped, and bills its disk
+                made_id = str(made) if isinstance(made, int) and not isinstance(made, bool) else None
+                error = Ambiguous(message, provider=NAME, code=code, instance_id=made_id)
+            else:
+                error = Refused(message, provider=NAME, code=code or "refused")
+        elif write:
+            error = Ambiguous(message, provider=NAME, code=code)
+        else:
+            error = Unavailable(message, provider=NAME, code=code)
+        raise error
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 86_400:
+        return None
+    return float(value)
+
+
+def _sdk_client(key: str, url: str, attempts: int) -> VastClient:
+    from vastai.api.client import VastClient
+
+    # the SDK gives its logger a handler on stderr at import; the daemon's log is the only place for it
+    logging.getLogger("vastai").handlers.clear()
+    return VastClient(api_key=key, server_url=url, retry=attempts, timeout=CALL_SECONDS)
