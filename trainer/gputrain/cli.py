@@ -1,0 +1,95 @@
+"""The command line. Nothing here imports torch until a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gputrain import __version__, config
+from gputrain.errors import TrainerError
+
+EPILOG = """\
+examples:
+  gputrain train --out runs/first --profile nano
+  gputrain train --out runs/first --profile nano          # again: goes on where it stopped
+  gputrain train --out runs/book --profile nano --data book.txt --steps 500 --set optim.lr=1e-3
+
+exit codes:
+  0 done   65 bad data   70 diverged   75 stopped, run again to go on   78 bad configuration
+  anything else is a crash; run again to go on from the newest sound checkpoint
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    parser = argparse.ArgumentParser(
+        prog="gputrain",
+        description="A compact PyTorch trainer for machines that vanish.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"gputrain {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train = commands.add_parser(
+        "train",
+        help="train a model, or go on with a run",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("--out", type=Path, required=True, help="run directory; made if absent")
+    train.add_argument("--profile", help=f"built-in: {', '.join(config.profile_names())}")
+    train.add_argument("--config", type=Path, help="TOML file; wins over the profile")
+    train.add_argument("--data", action="append", help="text file; may be repeated")
+    train.add_argument("--steps", help="optimiser steps (train.steps)")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting; wins over all"
+    )
+    train.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|none|PATH",
+        help="auto (default): the newest sound checkpoint in --out, else begin anew",
+    )
+    train.add_argument("--show-config", action="store_true", help="print every setting and its origin")
+    train.set_defaults(run=_train)
+    return parser
+
+
+def load_config(args: argparse.Namespace) -> tuple[config.Config, dict[str, str]]:
+    """The configuration that the arguments of `train` describe."""
+    layers = []
+    if args.profile:
+        layers.append(config.profile_layer(args.profile))
+    if args.config:
+        layers.append(config.file_layer(args.config))
+    options: dict[str, object] = {}
+    if args.data:
+        options["data.path"] = tuple(args.data)
+    if args.steps:
+        options["train.steps"] = args.steps
+    layers.append(config.Layer("command line", options))
+    layers.append(config.set_layer(args.set))
+    return config.from_layers(layers)
+
+
+def _train(args: argparse.Namespace) -> int:
+    resolved, origins = load_config(args)
+    if args.show_config:
+        for key, value in resolved.flat().items():
+            print(f"{key} = {value!r}  # {origins[key]}")
+        return 0
+    from gputrain.loop import run_training
+
+    return int(run_training(resolved, args.out, args.resume))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except TrainerError as error:
+        print(f"gputrain: {error}", file=sys.stderr, flush=True)
+        return int(error.exit_code)

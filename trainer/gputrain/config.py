@@ -1,0 +1,333 @@
+"""The configuration: frozen dataclasses, filled from layers that remember where a value came from.
+
+Precedence, weakest first: built-in default < profile < file < environment < command line.
+A key that does not exist is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gputrain.errors import ConfigError
+
+PROFILE_DIR = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the network."""
+
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    kv_heads: int = 0
+    """Key/value heads (grouped-query attention); 0 means as many as heads."""
+    ffn: int = 0
+    """Hidden units of the MLP; 0 means 8/3 width (SwiGLU) or 4 width (ReLU²), rounded up to 64."""
+    context: int = 1024
+    """Tokens in one training window."""
+    vocab: int = 0
+    """Token ids the model knows; 0 means those of the data. Padded to a multiple of 64."""
+    mixer: str = "attention"
+    residual: str = "plain"
+    mlp: str = "swiglu"
+    qk_norm: bool = False
+    tied: bool = True
+    dropout: float = 0.0
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the tokens come from."""
+
+    path: tuple[str, ...] = ()
+    """Text files (bytes are tokens); empty means the text that ships with Python itself."""
+    val_fraction: float = 0.01
+    """Share of a text file, taken from its end, that is never trained on."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and the learning rate over time."""
+
+    name: str = "adamw"
+    lr: float = 3e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    grad_clip: float = 1.0
+    """Largest gradient norm; 0 means no clipping."""
+    schedule: str = "cosine"
+    warmup: float = 0.02
+    """Share of the run over which the learning rate rises from 0."""
+    final_lr: float = 0.1
+    """Learning rate at the end, as a share of the peak."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at once, from which seed."""
+
+    steps: int = 0
+    """Optimiser steps; 0 means: from tokens or epochs."""
+    tokens: int = 0
+    """Tokens to train on; 0 means: from epochs."""
+    epochs: float = 1.0
+    until: int = 0
+    """Stop resumably (exit 75) at this step, as if asked to; 0 means never."""
+    tokens_per_step: int = 0
+    """Tokens in one optimiser step; 0 means one micro-batch on every process."""
+    batch_size: int = 8
+    """Windows in one micro-batch of one process."""
+    seed: int = 1337
+    log_every: int = 10
+    eval_every: int = 0
+    """Steps between validations; 0 means only at the end."""
+    eval_windows: int = 64
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save and what to keep."""
+
+    every_seconds: float = 300.0
+    every_steps: int = 0
+    milestone_seconds: float = 3600.0
+    """Accumulated training time between milestones; it goes on counting after a restart."""
+    keep_last: int = 12
+    keep_milestones: int = 24
+    max_bytes: int = 0
+    """Budget for all checkpoints; 0 means 80 % of the disk that is free at the start."""
+    min_free_bytes: int = 1_000_000_000
+    """Free disk space that saving must leave."""
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """How this machine runs it. None of it changes what is learned beyond rounding."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    """Activations: float32 or bfloat16; auto takes bfloat16 where the hardware multiplies it."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's choice."""
+    heartbeat_seconds: float = 2.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    system: SystemConfig = field(default_factory=SystemConfig)
+
+    def flat(self) -> dict[str, object]:
+        """All settings as ``{"section.key": value}`` in declaration order."""
+        return flatten(dataclasses.asdict(self))
+
+    def sha256(self) -> str:
+        """The identity of the configuration as one hash."""
+        canonical = json.dumps(self.flat(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The configuration as TOML that `from_layers` reads back to an equal value."""
+        lines: list[str] = []
+        for section, values in dataclasses.asdict(self).items():
+            lines.append(f"[{section}]")
+            # JSON and TOML agree on strings, numbers, booleans and flat arrays.
+            lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+            lines.append("")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings from one place, with the name under which `--show-config` reports them."""
+
+    origin: str
+    values: Mapping[str, object]
+
+
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _field_types() -> dict[str, object]:
+    known: dict[str, object] = {}
+    for section in dataclasses.fields(Config):
+        section_type = typing.get_type_hints(Config)[section.name]
+        for key, annotation in typing.get_type_hints(section_type).items():
+            known[f"{section.name}.{key}"] = annotation
+    return known
+
+
+FIELD_TYPES: Mapping[str, object] = types.MappingProxyType(_field_types())
+"""Every setting and its type."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
+    {
+        "model.mixer": ("attention",),
+        "model.residual": ("plain",),
+        "model.mlp": ("swiglu", "relu2"),
+        "optim.name": ("adamw",),
+        "optim.schedule": ("cosine", "constant"),
+        "system.device": ("auto", "cpu", "cuda"),
+        "system.dtype": ("auto", "float32", "bfloat16"),
+    }
+)
+
+
+def from_layers(layers: Iterable[Layer]) -> tuple[Config, dict[str, str]]:
+    """Lay `layers` over the defaults, later ones winning.
+
+    Returns the configuration and, for every setting, the origin of its value.
+    Raises ConfigError for unknown keys, wrong types and values that make no sense.
+    """
+    flat = Config().flat()
+    origins = dict.fromkeys(flat, "default")
+    for layer in layers:
+        for key, value in layer.values.items():
+            if key not in FIELD_TYPES:
+                raise ConfigError(f"{layer.origin}: there is no setting {key!r}{_nearest(key)}.")
+            flat[key] = _coerce(layer.origin, key, value)
+            origins[key] = layer.origin
+    sections: dict[str, dict[str, typing.Any]] = {}
+    for key, value in flat.items():
+        section, name = key.split(".", 1)
+        sections.setdefault(section, {})[name] = value
+    config = Config(
+        model=ModelConfig(**sections["model"]),
+        data=DataConfig(**sections["data"]),
+        optim=OptimConfig(**sections["optim"]),
+        train=TrainConfig(**sections["train"]),
+        checkpoint=CheckpointConfig(**sections["checkpoint"]),
+        system=SystemConfig(**sections["system"]),
+    )
+    _check(config)
+    return config, origins
+
+
+def profile_names() -> list[str]:
+    """Profiles that ship with gputrain, smallest first."""
+    names = [path.stem for path in PROFILE_DIR.glob("*.toml")]
+    size = {"k": 1e3, "m": 1e6, "b": 1e9}
+    return sorted(names, key=lambda n: float(n[:-1]) * size[n[-1]] if n[0].isdigit() else 0.0)
+
+
+def profile_layer(name: str) -> Layer:
+    """The settings of a built-in profile. Raises ConfigError with the nearest names."""
+    path = PROFILE_DIR / f"{name.lower()}.toml"
+    if not path.is_file():
+        raise ConfigError(f"There is no profile {name!r}. Profiles: {', '.join(profile_names())}.")
+    return Layer(f"profile {name.lower()}", flatten(tomllib.loads(path.read_text())))
+
+
+def file_layer(path: Path) -> Layer:
+    """The settings of a TOML file. Raises ConfigError if it cannot be read or parsed."""
+    try:
+        tree = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    return Layer(str(path), flatten(tree))
+
+
+def set_layer(assignments: Iterable[str]) -> Layer:
+    """The settings of ``--set a.b=v`` options."""
+    values: dict[str, object] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as optim.lr=1e-3.")
+        values[key.strip()] = value.strip()
+    return Layer("--set", values)
+
+
+def _nearest(key: str) -> str:
+    close = difflib.get_close_matches(key, FIELD_TYPES, n=1, cutoff=0.5)
+    same_leaf = [known for known in FIELD_TYPES if known.split(".")[1] == key.rsplit(".", maxsplit=1)[-1]]
+    guess = (same_leaf or close)[:1]
+    return f"; did you mean {guess[0]!r}?" if guess else ""
+
+
+def _coerce(origin: str, key: str, value: object) -> object:
+    expected = FIELD_TYPES[key]
+    try:
+        return _convert(value, expected)
+    except (TypeError, ValueError):
+        name = getattr(expected, "__name__", str(expected))
+        raise ConfigError(f"{origin}: {key} must be {name}, not {value!r}.") from None
+
+
+def _convert(value: object, expected: object) -> object:
+    if expected is bool:
+        words = {"1": True, "true": True, "yes": True, "on": True}
+        words |= {"0": False, "false": False, "no": False, "off": False}
+        return value if isinstance(value, bool) else words[str(value).lower()]
+    if isinstance(value, bool):
+        raise TypeError
+    if expected is int:
+        number = float(str(value).replace("_", ""))
+        if number != int(number):
+            raise ValueError
+        return int(str(value).replace("_", "")) if str(value).lstrip("+-").isdigit() else int(number)
+    if expected is float:
+        return float(str(value).replace("_", ""))
+    if expected is str:
+        if not isinstance(value, str):
+            raise TypeError
+        return value
+    item_type = typing.get_args(expected)[0]
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise TypeError
+    return tuple(_convert(item, item_type) for item in items if item != "")
+
+
+def _check(config: Config) -> None:
+    flat = config.flat()
+    for key, choices in CHOICES.items():
+        if flat[key] not in choices:
+            raise ConfigError(f"{key} must be one of {', '.join(choices)}, not {flat[key]!r}.")
+    for key in ("model.layers", "model.width", "model.heads", "model.context", "train.batch_size"):
+        if int(str(flat[key])) < 1:
+            raise ConfigError(f"{key} must be at least 1, not {flat[key]}.")
+    for key, value in flat.items():
+        if isinstance(value, int | float) and value < 0:
+            raise ConfigError(f"{key} must not be negative: {value}.")
+    model = config.model
+    if model.width % model.heads or (model.width // model.heads) % 2:
+        raise ConfigError(
+            f"model.width ({model.width}) must be an even multiple of model.heads ({model.heads})."
+        )
+    if model.kv_heads and model.heads % model.kv_heads:
+        raise ConfigError(
+            f"model.heads ({model.heads}) must be a multiple of model.kv_heads ({model.kv_heads})."
+        )
+    if model.dropout >= 1 or config.data.val_fraction >= 1:
+        raise ConfigError("model.dropout and data.val_fraction must be below 1.")

@@ -1,0 +1,217 @@
+"""A decoder-only transformer: RMSNorm, RoPE, grouped-query attention, SwiGLU or ReLU².
+
+Parameters are float32 and are cast to the dtype of the activations where they are used; that is
+the whole precision policy (no autocast). Mixers and residual schemes are looked up by name, so a
+new one is a function in a table and not a subclass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gputrain.config import ModelConfig
+
+
+def ffn_width(config: ModelConfig) -> int:
+    """Hidden units of the MLP."""
+    if config.ffn:
+        return config.ffn
+    exact = config.width * 8 / 3 if config.mlp == "swiglu" else config.width * 4
+    return math.ceil(exact / 64) * 64
+
+
+def padded_vocab(config: ModelConfig) -> int:
+    """Rows of the embedding: the vocabulary padded to a multiple of 64 for fast matrix products."""
+    return math.ceil(config.vocab / 64) * 64
+
+
+class Linear(nn.Linear):
+    """A bias-free linear map whose weight is cast to the dtype of its input."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a gain (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+def rope_table(context: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions (Su et al. 2021), half-split: two (context, head_dim/2)."""
+    frequency = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angle = torch.arange(context, dtype=torch.float64)[:, None] * frequency
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary positions to x of shape (batch, heads, tokens, head_dim)."""
+    left, right = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.kv_heads = config.kv_heads or config.heads
+        self.head_dim = config.width // config.heads
+        self.dropout = config.dropout
+        self.q = Linear(config.width, config.width)
+        self.k = Linear(config.width, self.kv_heads * self.head_dim)
+        self.v = Linear(config.width, self.kv_heads * self.head_dim)
+        self.o = Linear(config.width, config.width)
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        q = self.q(x).view(batch, tokens, self.heads, self.head_dim).transpose(1, 2)
+        k = self.k(x).view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v(x).view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            is_causal=True,
+            dropout_p=self.dropout if self.training else 0.0,
+            enable_gqa=self.kv_heads != self.heads,
+        )
+        out: Tensor = self.o(y.transpose(1, 2).reshape(batch, tokens, width))
+        return out
+
+
+class MLP(nn.Module):
+    """SwiGLU (Shazeer 2020) or squared ReLU (So et al. 2021)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = ffn_width(config)
+        self.gate = Linear(config.width, hidden) if config.mlp == "swiglu" else None
+        self.up = Linear(config.width, hidden)
+        self.down = Linear(hidden, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up: Tensor = self.up(x)
+        hidden = F.relu(up).square() if self.gate is None else F.silu(self.gate(x)) * up
+        out: Tensor = self.down(hidden)
+        return out
+
+
+class PlainResidual(nn.Module):
+    """x + branch(x)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        return x + branch(x)
+
+
+MIXERS: dict[str, Callable[[ModelConfig], nn.Module]] = {"attention": Attention}
+"""Ways to mix tokens: ``mixer(x, cos, sin) -> y``, all (batch, tokens, width)."""
+
+RESIDUALS: dict[str, Callable[[ModelConfig], nn.Module]] = {"plain": PlainResidual}
+"""Ways to join a branch with the stream: ``residual(x, branch) -> x``; one per sublayer."""
+
+
+class Block(nn.Module):
+    """One layer: mixer and MLP, each behind a norm and joined by the residual scheme."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.mixer_norm = RMSNorm(config.width, config.norm_eps)
+        self.mixer = MIXERS[config.mixer](config)
+        self.mixer_residual = RESIDUALS[config.residual](config)
+        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = MLP(config)
+        self.mlp_residual = RESIDUALS[config.residual](config)
+        self.dropout = config.dropout
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        def mix(stream: Tensor) -> Tensor:
+            return self._drop(self.mixer(self.mixer_norm(stream), cos, sin))
+
+        def think(stream: Tensor) -> Tensor:
+            return self._drop(self.mlp(self.mlp_norm(stream)))
+
+        x = self.mixer_residual(x, mix)
+        out: Tensor = self.mlp_residual(x, think)
+        return out
+
+
+class GPT(nn.Module):
+    """The whole model. `config.vocab` must be set."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.embed = nn.Embedding(padded_vocab(config), config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.head = None if config.tied else Linear(config.width, padded_vocab(config))
+        cos, sin = rope_table(config.context, config.width // config.heads, config.rope_base)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Normal(0, 0.02); maps that write into the stream are scaled by 1/sqrt(2 layers)."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue
+            writes = name.endswith(("mixer.o.weight", "mlp.down.weight"))
+            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers) if writes else 0.02)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix that turns hidden states into logits: (padded vocabulary, width)."""
+        return self.embed.weight if self.head is None else self.head.weight
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Normalised hidden states (batch, tokens, width) of token ids (batch, tokens)."""
+        length = tokens.shape[1]
+        x = self.embed(tokens).to(self.dtype)
+        cos, sin = self.cos[:length], self.sin[:length]
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        out: Tensor = self.norm(x)
+        return out
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits (batch, tokens, vocabulary) in float32, without the padding rows."""
+        out = F.linear(self.hidden(tokens), self.head_weight.to(self.dtype))
+        return out[..., : self.config.vocab].float()
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats per token."""
+        return F.cross_entropy(self.logits(tokens).flatten(0, 1), targets.flatten())

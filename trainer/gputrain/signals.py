@@ -1,0 +1,26 @@
+"""Signals become a flag that the training loop reads; a second one ends the process at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopSignal:
+    """Remembers the first stopping signal."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        for number in STOPPING:
+            signal.signal(number, self._receive)
+
+    def __bool__(self) -> bool:
+        return bool(self.name)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.name and number != signal.SIGUSR1:
+            os._exit(128 + number)
+        self.name = signal.Signals(number).name
