@@ -1,0 +1,127 @@
+"""A run spec as the daemon uses it: checked, in base units (bytes, seconds, micro-dollars)."""
+
+from __future__ import annotations
+
+import msgspec
+
+DEFAULT_IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the spec's parts."""
+
+
+class Gpu(Struct, frozen=True, kw_only=True):
+    """Which machine. `names` are canonical; empty means any. `max_price` is micro-dollars per hour, all-in."""
+
+    names: tuple[str, ...] = ()
+    count: int = 1
+    max_price: int | None = None
+    spot: bool = False
+    min_reliability: float | None = None
+    verified_only: bool = True
+
+
+class Upload(Struct, frozen=True, kw_only=True):
+    """What goes to the box before the job: paths relative to the spec's folder."""
+
+    paths: tuple[str, ...] = ()
+
+
+class Setup(Struct, frozen=True, kw_only=True):
+    """A shell command run once in the work folder before the job; at most `timeout` seconds."""
+
+    command: str
+    timeout: float = 1800.0
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """The training command (a shell line run in the work folder), its environment, its secrets' names."""
+
+    command: str
+    env: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+
+
+class Train(Struct, frozen=True, kw_only=True):
+    """A `gputrain` job: gputui ships the trainer and makes the command."""
+
+    profile: str
+    data: str | None = None
+    steps: int | None = None
+    options: tuple[str, ...] = ()
+    """Extra `key=value` settings, handed on as `--set`."""
+
+
+class Checkpoints(Struct, frozen=True, kw_only=True):
+    """Where checkpoints appear, relative to the work folder, and how many to keep."""
+
+    path: str
+    keep_last: int = 12
+    keep_milestones: int = 24
+
+
+class Artifact(Struct, frozen=True, kw_only=True):
+    """Files the run promises: a glob relative to the work folder, with what must hold for it."""
+
+    path: str
+    min_size: int = 0
+    required: bool = True
+    count: int | None = None
+
+
+class Mirror(Struct, frozen=True, kw_only=True):
+    """Second copies, and which copies must be verified before destroy (`vault` or a remote)."""
+
+    remotes: tuple[str, ...] = ()
+    require: tuple[str, ...] = ("vault",)
+
+
+class Idle(Struct, frozen=True, kw_only=True):
+    """What to do when the work is done: seconds to wait, and the action."""
+
+    after: float = 900.0
+    action: str = "collect-and-destroy"
+    destroy_after: float | None = None
+
+
+class Budget(Struct, frozen=True, kw_only=True):
+    """Ceilings: micro-dollars and seconds."""
+
+    max_cost: int | None = None
+    max_time: float | None = None
+
+
+class Recover(Struct, frozen=True, kw_only=True):
+    """How many machines one run may use up in turn."""
+
+    attempts: int = 3
+
+
+class Boot(Struct, frozen=True, kw_only=True):
+    """Seconds from create to SSH before the machine counts as a dud."""
+
+    timeout: float = 1200.0
+
+
+class RunSpec(Struct, frozen=True, kw_only=True):
+    """One job, whole."""
+
+    name: str
+    job: Job
+    providers: tuple[str, ...] = ("vast",)
+    image: str = DEFAULT_IMAGE
+    disk: int = 20_000_000_000
+    gpu: Gpu = Gpu()
+    upload: Upload = Upload()
+    setup: Setup | None = None
+    train: Train | None = None
+    checkpoints: Checkpoints | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    no_artifacts: bool = False
+    """True for `artifacts = "none"`: the run promises nothing but its log."""
+    mirror: Mirror = Mirror()
+    idle: Idle = Idle()
+    budget: Budget = Budget()
+    recover: Recover = Recover()
+    boot: Boot = Boot()

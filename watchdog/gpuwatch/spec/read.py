@@ -1,0 +1,350 @@
+"""Read a run spec. Every problem is found in one pass and names file, key, found and expected."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gpuwatch.clean import clean
+from gpuwatch.spec import model, values
+from gpuwatch.spec.units import parse_duration, parse_price, parse_size
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+ACTIONS = ("collect-and-destroy", "stop", "notify")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,46}[a-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,1000}")
+MAX_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SpecProblem:
+    """One thing wrong: `key` is dotted, `found` is what stands there, `expected` what should."""
+
+    key: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        where = self.key or "the file"
+        return f"{where}: found {self.found}, expected {self.expected}"
+
+
+class SpecError(Exception):
+    """A spec that cannot be used. `problems` lists all that is wrong."""
+
+    def __init__(self, file: str, problems: list[SpecProblem]) -> None:
+        self.file = file
+        self.problems = problems
+        super().__init__(f"{file}: " + "; ".join(str(p) for p in problems))
+
+
+class _Table:
+    """One TOML table being read: takes keys, remembers problems, complains about what is left over."""
+
+    def __init__(self, values: Mapping[str, Any], path: str, problems: list[SpecProblem]) -> None:
+        self._values = dict(values)
+        self._path = path
+        self._problems = problems
+        self._known: list[str] = []
+
+    def problem(self, key: str, found: object, expected: str) -> None:
+        """Note that `key` of this table is wrong."""
+        self._problems.append(SpecProblem(self._dotted(key), values.show(found), expected))
+
+    def take(self, key: str, read: Callable[[object], T], default: D) -> T | D:
+        """The value of `key` through `read` (which raises ValueError(expected)), or `default` when absent."""
+        self._known.append(key)
+        if key not in self._values:
+            return default
+        value = self._values.pop(key)
+        try:
+            return read(value)
+        except ValueError as error:
+            self.problem(key, value, str(error))
+            return default
+
+    def has(self, key: str) -> bool:
+        """Whether `key` stands in the table and was not taken yet."""
+        return key in self._values
+
+    def table(self, key: str) -> _Table | None:
+        """The sub-table `key`, None when absent or no table."""
+        value = self.take(key, values.mapping, None)
+        return None if value is None else _Table(value, self._dotted(key), self._problems)
+
+    def finish(self) -> None:
+        """Every key that nobody took is an error that names the nearest known one."""
+        for key, value in self._values.items():
+            near = difflib.get_close_matches(key, self._known, n=1, cutoff=0.5)
+            hint = f"; did you mean `{near[0]}`?" if near else f"; known here: {', '.join(self._known)}"
+            self._problems.append(
+                SpecProblem(
+                    self._dotted(key), f"an unknown key (= {values.show(value)})", f"only known keys{hint}"
+                )
+            )
+
+    def _dotted(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
+
+
+def read_spec(text: str, *, file: str, base: Path | None = None) -> model.RunSpec:
+    """Parse and check a spec. `base` is the folder of the file; when given, uploads must exist there.
+
+    Raises SpecError with every problem found.
+    """
+    problems: list[SpecProblem] = []
+    if len(text) > MAX_BYTES:
+        raise SpecError(file, [SpecProblem("", f"{len(text)} bytes", f"a spec below {MAX_BYTES} bytes")])
+    try:
+        root = _Table(tomllib.loads(text), "", problems)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(
+            file, [SpecProblem("", f"a TOML error: {clean(str(error))}", "valid TOML")]
+        ) from error
+
+    name = root.take("name", values.matching(_NAME, "2 to 48 of a-z 0-9 . _ - (it names folders)"), "")
+    if not name and not problems:
+        root.problem("name", "nothing", 'a name for the run, e.g. name = "miras-s"')
+    providers = root.take("provider", values.providers, ("vast",))
+    image = root.take(
+        "image",
+        values.matching(_IMAGE, "a container image such as pytorch/pytorch:2.8.0-…"),
+        model.DEFAULT_IMAGE,
+    )
+    disk = root.take("disk", values.disk, 20_000_000_000)
+    train = _train(root.table("train"))
+    job = _job(root.table("job"))
+    checkpoints = _checkpoints(root.table("checkpoints"))
+    artifacts, none = _artifacts(root, problems)
+    gpu = _gpu(root.table("gpu"))
+    upload = _upload(root.table("upload"), base)
+    setup = _setup(root.table("setup"))
+    mirror = _mirror(root.table("mirror"))
+    idle = _idle(root.table("idle"))
+    budget = _budget(root.table("budget"))
+    recover = _recover(root.table("recover"))
+    boot = _boot(root.table("boot"))
+    root.finish()
+
+    if job is not None and train is not None:
+        root.problem("train", "both [job] and [train]", "one of them: [train] makes its own command")
+    if job is None and train is None and not any(p.key.startswith(("job", "train")) for p in problems):
+        root.problem(
+            "job", "neither [job] nor [train]", 'what to run: [job] command = "…" or [train] profile = "…"'
+        )
+    if train is not None and job is None:
+        job, checkpoints, artifacts = expand_train(train, checkpoints, artifacts)
+    if (
+        not none
+        and not artifacts
+        and checkpoints is None
+        and not any(p.key.startswith(("artifacts", "checkpoints")) for p in problems)
+    ):
+        root.problem(
+            "artifacts",
+            "nothing that the run promises",
+            'at least one [[artifacts]] path or [checkpoints] path; or artifacts = "none" when its files may be lost',
+        )
+    if problems or job is None:
+        raise SpecError(file, problems)
+    return model.RunSpec(
+        name=name, providers=providers, image=image, disk=disk, gpu=gpu, upload=upload, setup=setup, job=job,
+        train=train, checkpoints=checkpoints, artifacts=artifacts, no_artifacts=none, mirror=mirror, idle=idle,
+        budget=budget, recover=recover, boot=boot,
+    )  # fmt: skip
+
+
+TRAIN_OUT = "out"
+
+
+def expand_train(
+    train: model.Train, checkpoints: model.Checkpoints | None, artifacts: tuple[model.Artifact, ...]
+) -> tuple[model.Job, model.Checkpoints, tuple[model.Artifact, ...]]:
+    """The job, checkpoints and artifacts that `[train]` stands for (the run contract of design §5)."""
+    import shlex
+
+    words = ["python3", "-m", "gputrain", "train", "--profile", train.profile, "--out", TRAIN_OUT]
+    if train.data is not None:
+        words += ["--data", train.data]
+    if train.steps is not None:
+        words += ["--steps", str(train.steps)]
+    for option in train.options:
+        words += ["--set", option]
+    # the supervised copy of the trainer comes first; a gputrain in the image does not matter
+    command = 'PYTHONPATH="$GPUWATCH_TRAINER${PYTHONPATH:+:$PYTHONPATH}" exec ' + shlex.join(words)
+    promised = tuple(
+        model.Artifact(path=f"{TRAIN_OUT}/{name}", required=required)
+        for name, required in (
+            ("metrics.jsonl", True), ("events.jsonl", True), ("run.json", False), ("config.toml", False),
+            ("status.json", False), ("DONE.json", False), ("FAILED.json", False), ("log.txt", False),
+        )
+    )  # fmt: skip
+    return (
+        model.Job(command=command),
+        checkpoints or model.Checkpoints(path=f"{TRAIN_OUT}/ckpt"),
+        (*promised, *artifacts),
+    )
+
+
+# --- sections ------------------------------------------------------------------------------------
+
+
+def _gpu(table: _Table | None) -> model.Gpu:
+    if table is None:
+        return model.Gpu()
+    gpu = model.Gpu(
+        names=table.take("name", values.gpu_names, ()),
+        count=table.take("count", values.whole(1, 64), 1),
+        max_price=table.take("max_price", parse_price, None),
+        spot=table.take("spot", values.boolean, False),
+        min_reliability=table.take("min_reliability", values.fraction, None),
+        verified_only=not table.take("unverified", values.boolean, False),
+    )
+    table.finish()
+    return gpu
+
+
+def _upload(table: _Table | None, base: Path | None) -> model.Upload:
+    if table is None:
+        return model.Upload()
+    paths = table.take("paths", values.paths, ())
+    for path in paths if base is not None else ():
+        if base is not None and not (base / path).exists():
+            table.problem("paths", path, f"a file or folder that exists in {base}")
+    table.finish()
+    return model.Upload(paths=paths)
+
+
+def _setup(table: _Table | None) -> model.Setup | None:
+    if table is None:
+        return None
+    command = table.take("command", values.command, "")
+    timeout = table.take("timeout", parse_duration, 1800.0)
+    table.finish()
+    return model.Setup(command=command, timeout=timeout) if command else None
+
+
+def _job(table: _Table | None) -> model.Job | None:
+    if table is None:
+        return None
+    if not table.has("command"):
+        table.problem("command", "nothing", 'a shell command, e.g. command = "python train.py"')
+    command = table.take("command", values.command, "")
+    no_env: dict[str, str] = {}
+    env = table.take("env", values.environment, no_env)
+    secrets = table.take("secrets", values.names, ())
+    table.finish()
+    return model.Job(command=command, env=env, secrets=secrets)
+
+
+def _train(table: _Table | None) -> model.Train | None:
+    if table is None:
+        return None
+    if not table.has("profile"):
+        table.problem("profile", "nothing", 'a gputrain profile, e.g. profile = "150m"')
+    train = model.Train(
+        profile=table.take("profile", values.word, ""),
+        data=table.take("data", values.relative, None),
+        steps=table.take("steps", values.whole(1, 10**9), None),
+        options=table.take("set", values.settings, ()),
+    )
+    table.finish()
+    return train
+
+
+def _checkpoints(table: _Table | None) -> model.Checkpoints | None:
+    if table is None:
+        return None
+    if not table.has("path"):
+        table.problem("path", "nothing", "the folder where checkpoints appear, relative to the work folder")
+    path = table.take("path", values.relative, None)
+    keep_last = table.take("keep_last", values.whole(1, 10_000), 12)
+    milestones = table.take("keep_milestones", values.whole(0, 10_000), 24)
+    table.finish()
+    return (
+        None
+        if path is None
+        else model.Checkpoints(path=path, keep_last=keep_last, keep_milestones=milestones)
+    )
+
+
+def _artifacts(root: _Table, problems: list[SpecProblem]) -> tuple[tuple[model.Artifact, ...], bool]:
+    value = root.take("artifacts", values.artifact_list, ())
+    if value is None:
+        return (), True
+    found: list[model.Artifact] = []
+    for index, entry in enumerate(value):
+        table = _Table(entry, f"artifacts[{index}]", problems)
+        if not table.has("path"):
+            table.problem("path", "nothing", 'a path or glob, e.g. path = "models/final/*.gguf"')
+        path = table.take("path", values.relative, None)
+        artifact = model.Artifact(
+            path=path or "",
+            min_size=table.take("min_size", parse_size, 0),
+            required=table.take("required", values.boolean, True),
+            count=table.take("count", values.whole(1, 10**6), None),
+        )
+        table.finish()
+        if path is not None:
+            found.append(artifact)
+    return tuple(found), False
+
+
+def _mirror(table: _Table | None) -> model.Mirror:
+    if table is None:
+        return model.Mirror()
+    mirror = model.Mirror(
+        remotes=table.take("remotes", values.remotes, ()),
+        require=table.take("require", values.strings, ("vault",)),
+    )
+    table.finish()
+    for name in mirror.require:
+        if name != "vault" and name not in mirror.remotes:
+            table.problem("require", name, '"vault" or one of the remotes')
+    return mirror
+
+
+def _idle(table: _Table | None) -> model.Idle:
+    if table is None:
+        return model.Idle()
+    idle = model.Idle(
+        after=table.take("after", parse_duration, 900.0),
+        action=table.take("action", values.one_of(*ACTIONS), "collect-and-destroy"),
+        destroy_after=table.take("destroy_after", parse_duration, None),
+    )
+    table.finish()
+    return idle
+
+
+def _budget(table: _Table | None) -> model.Budget:
+    if table is None:
+        return model.Budget()
+    hours = table.take("max_hours", values.positive, None)
+    budget = model.Budget(
+        max_cost=table.take("max_cost", parse_price, None), max_time=None if hours is None else hours * 3600
+    )
+    table.finish()
+    return budget
+
+
+def _recover(table: _Table | None) -> model.Recover:
+    if table is None:
+        return model.Recover()
+    recover = model.Recover(attempts=table.take("attempts", values.whole(1, 100), 3))
+    table.finish()
+    return recover
+
+
+def _boot(table: _Table | None) -> model.Boot:
+    if table is None:
+        return model.Boot()
+    boot = model.Boot(timeout=table.take("timeout", parse_duration, 1200.0))
+    table.finish()
+    return boot
