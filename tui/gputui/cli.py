@@ -1,0 +1,224 @@
+"""The `gputui` command: without a word it opens the app, with one it is a tool for scripts.
+
+The listing path imports argparse, msgspec and sockets, nothing more; `docs/guide.md`
+documents the JSON and the exit codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from gpuwatch.client.errors import CallFailed, DaemonUnreachable
+from gpuwatch.client.wire import Code
+
+OK, DAMAGE, USAGE, PARTIAL, REFUSED, UNREACHABLE = range(6)
+
+_EPILOG = """\
+exit status: 0 done · 1 the job failed or a check found damage · 2 usage or spec error
+             3 partial · 4 refused by custody · 5 the daemon or a provider is out of reach
+
+Without a command the app opens. RUN is a run's name, its id, or the start of its id.
+Add --json to any listing or action for a stable shape (money in micro-dollars).
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; also what completion and the guide are made from."""
+    parser = argparse.ArgumentParser(
+        prog="gputui",
+        description="Rent GPUs, train, and never lose a result.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    from gputui import __version__
+
+    parser.add_argument("--version", action="version", version=f"gputui {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", title="commands")
+
+    def verb(name: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if json:
+            sub.add_argument("--json", action="store_true", help="print JSON (see docs/guide.md)")
+        return sub
+
+    def of_run(name: str, text: str) -> argparse.ArgumentParser:
+        sub = verb(name, text)
+        sub.add_argument("run", metavar="RUN", help="name, id or start of the id")
+        return sub
+
+    offers = verb("offers", "list machines that can be rented now, cheapest first")
+    offers.add_argument(
+        "--gpu", action="append", default=[], metavar="NAME", help="GPU model, any spelling; repeatable"
+    )
+    offers.add_argument("--count", type=int, metavar="N", help="GPUs per machine")
+    offers.add_argument("--max-price", type=_usd, metavar="USD", help="dollars per hour, all-in")
+    offers.add_argument("--spot", action="store_true", help="interruptible machines instead of on-demand")
+    offers.add_argument("--min-reliability", type=_share, metavar="SHARE", help="0…1, e.g. 0.98")
+    offers.add_argument(
+        "--disk",
+        type=_size,
+        default=20_000_000_000,
+        metavar="SIZE",
+        help="disk to price in, e.g. 150GB (20GB)",
+    )
+    offers.add_argument(
+        "--unverified", action="store_true", help="also hosts that the vendor has not verified"
+    )
+    offers.add_argument("--sort", default="price", choices=SORTS, help="column to sort by (price)")
+    offers.add_argument("--limit", type=_positive, default=50, metavar="N", help="rows to show (50)")
+
+    launch = verb("launch", "start a run from a spec")
+    launch.add_argument("spec", metavar="SPEC.toml", help="the run spec; `-` reads standard input")
+    launch.add_argument("--offer", type=_offer, metavar="PROVIDER:ID", help="rent exactly this offer")
+    launch.add_argument("--yes", "-y", action="store_true", help="do not ask before spending money")
+    launch.add_argument("--dry-run", action="store_true", help="check the spec, print the plan, rent nothing")
+    launch.add_argument("--wait", action="store_true", help="print the timeline until the run has ended")
+    launch.add_argument("--follow", action="store_true", help="like --wait, with the job's log between")
+
+    verb("ls", "list runs, newest first")
+
+    of_run("show", "everything about one run")
+
+    logs = of_run("logs", "print a run's log, also after its machine is gone")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on as the log grows")
+    logs.add_argument("--tail", type=_count, metavar="N", help="only the last N lines")
+    logs.add_argument("--raw", action="store_true", help="bytes exactly as captured, escapes included")
+
+    destroy = of_run("destroy", "collect, verify, then destroy a run's machine")
+    destroy.add_argument(
+        "--preview", action="store_true", help="change nothing; exit 4 when something is not yet safe"
+    )
+    destroy.add_argument("--wait", action="store_true", help="print the timeline until the machine is gone")
+    destroy.add_argument("--cancel", action="store_true", help="take back a destroy that has not been sent")
+    destroy.add_argument("--waive", nargs="+", default=[], metavar="PATH", help="files that may be lost")
+    destroy.add_argument(
+        "--waive-all", action="store_true", help="every file that is not verified may be lost"
+    )
+    destroy.add_argument("--confirm", default="", metavar="NAME", help="the run's name; needed to waive")
+    destroy.add_argument(
+        "--reason", default="", metavar="TEXT", help="why they may be lost; kept in the ledger"
+    )
+
+    of_run("why", "why a run's machine exists, and what happens next")
+
+    events = verb("events", "the timeline of one run, or of all")
+    events.add_argument("run", metavar="RUN", nargs="?", help="name, id or start of the id")
+    events.add_argument("--follow", "-f", action="store_true", help="go on as things happen")
+    events.add_argument("--since", type=_count, default=0, metavar="SEQ", help="only after this event number")
+
+    verb("status", "the daemon, its accounts and its alarms")
+
+    completion = verb("completion", "print a shell completion script", json=False)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+    # the demo has options of its own; main() hands them over before this parser looks at them
+    verb("demo", "the whole story on a simulated cloud: no account, no key, no cost", json=False)
+    return parser
+
+
+SORTS = ("price", "gpu", "count", "reliability", "region", "memory", "download")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words[:1] == ["demo"]:
+            from gputui import demo
+
+            return int(demo.main(words[1:]))
+        args = build_parser().parse_args(words)
+        if args.verb is None:
+            from gputui.app import run_app
+
+            return run_app()
+        return _run_verb(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # whoever read us has enough; keep the interpreter from complaining when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run_verb(args: argparse.Namespace) -> int:
+    from gputui import verbs
+    from gputui.console import Console
+
+    console = Console(json=getattr(args, "json", False))
+    try:
+        status: int = getattr(verbs, args.verb)(args, console)
+        console.flush()
+        return status
+    except DaemonUnreachable as error:
+        console.error(str(error))
+        return UNREACHABLE
+    except CallFailed as error:
+        console.error(str(error))
+        return Code.EXIT.get(error.code, DAMAGE)
+
+
+def _positive(text: str) -> int:
+    value = _count(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 is too few; give a number from 1")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def _usd(text: str) -> int:
+    from gpuproviders.money import parse_usd
+
+    amount = parse_usd(text.removeprefix("$"))
+    if amount is None or amount <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of dollars; try 2.50")
+    return amount
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; try 0.98 or 98%")
+    return value
+
+
+def _size(text: str) -> int:
+    units = {
+        "": 10**9,
+        "b": 1,
+        "k": 10**3,
+        "kb": 10**3,
+        "m": 10**6,
+        "mb": 10**6,
+        "g": 10**9,
+        "gb": 10**9,
+        "t": 10**12,
+        "tb": 10**12,
+    }
+    digits = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    factor = units.get(text.strip()[len(digits) :].strip().lower())
+    try:
+        value = int(float(digits) * factor) if factor else 0
+    except (ValueError, OverflowError):
+        value = 0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; try 150GB")
+    return value
+
+
+def _offer(text: str) -> tuple[str, str]:
+    provider, _, ident = text.partition(":")
+    if not provider or not ident:
+        raise argparse.ArgumentTypeError(f"{text!r} is no offer; try vast:1234567 (from `gputui offers`)")
+    return provider, ident

@@ -1,0 +1,383 @@
+"""What each CLI command does: ask the daemon, hand the answer to the console, return the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from gputui import wording as say
+from gputui.clean import cleaned
+from gputui.console import Cell, Console
+from gpuwatch.client import wire
+from gpuwatch.client.blocking import Client
+from gpuwatch.paths import discover
+
+R = TypeVar("R", bound=wire.Struct)
+
+OK, DAMAGE, USAGE, PARTIAL, REFUSED, UNREACHABLE = range(6)
+SLOW = 120.0
+"""Seconds for calls that reach a vendor."""
+
+
+def call(client: Client, method: str, params: wire.Struct, result: type[R]) -> R:
+    """One call whose answer has been cleaned."""
+    return cleaned(client.call(method, params, result))
+
+
+def connect(*, timeout: float = 30.0) -> Client:
+    """A client for the user's daemon, not yet opened."""
+    return Client(discover().socket, timeout=timeout)
+
+
+# --- listings ------------------------------------------------------------------------------------
+
+
+def offers(args: argparse.Namespace, console: Console) -> int:
+    """List offers. Status 3 when one provider of several could not answer."""
+    query = wire.OffersQuery(
+        gpu=args.gpu,
+        gpu_count=args.count,
+        max_price=args.max_price,
+        spot=args.spot,
+        min_reliability=args.min_reliability,
+        disk=args.disk,
+        unverified=args.unverified,
+        limit=args.limit if args.sort == "price" else max(args.limit, 1000),
+    )
+    with connect(timeout=SLOW) as client:
+        answer = call(client, "offers", query, wire.Offers)
+    rows = sorted(answer.offers, key=_OFFER_SORTS[args.sort])[: args.limit]
+    if console.json:
+        console.write_json(wire.Offers(offers=rows, problems=answer.problems))
+    elif rows:
+        console.table(
+            ("OFFER", "GPU", ">MEMORY", ">PRICE", "KIND", ">RELIABLE", ">DOWN", ">DISK", "CUDA", "REGION"),
+            [_offer_cells(row) for row in rows],
+            shrink=9,
+        )
+    else:
+        console.line(
+            "No offer fits. Ask for less: a higher --max-price, another --gpu, or --unverified.", "dim"
+        )
+    for problem in answer.problems:
+        console.note(f"gputui: {problem}")
+    if answer.problems:
+        return PARTIAL if rows else UNREACHABLE
+    return OK
+
+
+_OFFER_SORTS: dict[str, Callable[[wire.OfferRow], Any]] = {
+    "price": lambda o: o.price,
+    "gpu": lambda o: (o.gpu, o.price),
+    "count": lambda o: (-o.gpu_count, o.price),
+    "reliability": lambda o: (-(o.reliability or 0), o.price),
+    "region": lambda o: (o.region or "~", o.price),
+    "memory": lambda o: (-o.gpu_memory, o.price),
+    "download": lambda o: (-(o.download_speed or 0), o.price),
+}
+
+
+def _offer_cells(row: wire.OfferRow) -> list[Cell]:
+    kind = "spot" if row.spot else "on-demand"
+    return [
+        f"{row.provider}:{row.offer_id}",
+        say.gpus(row.gpu, row.gpu_count),
+        say.gigabytes(row.gpu_memory),
+        (say.rate(row.price), "bold"),
+        (kind if row.verified else f"{kind}, unverified", "" if row.verified else "warn"),
+        say.percent(row.reliability),
+        say.network(row.download_speed),
+        say.gigabytes(row.disk),
+        row.cuda or say.UNKNOWN,
+        row.region or say.UNKNOWN,
+    ]
+
+
+def ls(args: argparse.Namespace, console: Console) -> int:
+    """List runs."""
+    with connect() as client:
+        fleet = call(client, "runs", wire.Empty(), wire.Runs)
+    if console.json:
+        console.write_json(fleet)
+        return OK
+    if not fleet.runs:
+        console.line(
+            "No runs yet. Start one: gputui launch SPEC.toml, or see it all first: gputui demo", "dim"
+        )
+        return OK
+    console.table(
+        ("ID", "NAME", "STATE", "GPU", "STEP", ">LOSS", ">PRICE", ">COST", "EXPOSED", "AGE", "NEXT"),
+        [_run_cells(run, fleet.now) for run in fleet.runs],
+        shrink=10,
+    )
+    console.line(f"burn {say.rate(fleet.burn)} · {_accounts(fleet.accounts)}", "dim")
+    return OK
+
+
+def _run_cells(run: wire.RunRow, now: float) -> list[Cell]:
+    glyph, tone = say.state_mark(run.state)
+    exposed = say.exposure(run.exposure.bytes, run.exposure.seconds) if run.state not in say.ENDED else ""
+    return [
+        run.id[:16],
+        run.name,
+        (f"{glyph} {run.state}", tone),
+        say.gpus(run.gpu, run.gpu_count),
+        say.steps(run.step, run.steps),
+        say.loss(run.loss),
+        say.rate(run.price),
+        say.money(run.cost),
+        exposed,
+        say.ago((run.ended_at and now - run.ended_at) or now - run.created_at),
+        run.reason or run.next,
+    ]
+
+
+def _accounts(accounts: list[wire.AccountRow]) -> str:
+    parts = []
+    for account in accounts:
+        text = f"{account.provider} {account.problem or say.money(account.credit)}"
+        if account.foreign:
+            text += f" (+{say.plural(account.foreign, 'machine')} of yours that gpuwatch does not touch)"
+        parts.append(text)
+    return " · ".join(parts) or "no account is set up"
+
+
+def show(args: argparse.Namespace, console: Console) -> int:
+    """Everything about one run."""
+    with connect() as client:
+        detail = call(client, "run", wire.RunRef(run=args.run), wire.RunDetail)
+    if console.json:
+        console.write_json(detail)
+        return OK
+    run, custody = detail.run, detail.custody
+    glyph, tone = say.state_mark(run.state)
+    console.line(f"{glyph} {run.name}  {run.state}", tone)
+    facts = [
+        ("run", run.id),
+        ("why", run.reason or ""),
+        ("next", run.next),
+        ("machine", f"{run.provider} {run.instance_id}" if run.instance_id else ""),
+        ("gpu", f"{say.gpus(run.gpu, run.gpu_count)} at {say.rate(run.price)}" if run.gpu else ""),
+        ("cost", say.money(run.cost)),
+        (
+            "step",
+            f"{say.steps(run.step, run.steps)} · loss {say.loss(run.loss)}" if run.step is not None else "",
+        ),
+        ("job", f"exit status {run.exit_code}" if run.exit_code is not None else ""),
+        ("ssh", " ".join(detail.ssh)),
+        ("custody", custody.summary),
+        *(("hold", f"{hold.name}: {hold.reason}") for hold in custody.holds),
+        ("verified", f"{say.plural(len(custody.verified), 'file')}, {say.size(run.verified_bytes)}"),
+        *(("not safe", f"{row.path} ({say.size(row.size)}, {row.state})") for row in custody.unsafe[:20]),
+    ]
+    for name, value in facts:
+        if value:
+            console.line(f"  {name:<9} {value}")
+    if detail.events:
+        console.line()
+        for event in detail.events[-12:]:
+            _print_event(event, console)
+    return OK
+
+
+def why(args: argparse.Namespace, console: Console) -> int:
+    """Why a run's machine exists."""
+    with connect() as client:
+        answer = call(client, "why", wire.RunRef(run=args.run), wire.Why)
+    if console.json:
+        console.write_json(answer)
+        return OK
+    console.line(answer.headline, "bold")
+    for line in answer.lines:
+        console.line(f"  {line}")
+    for hold in answer.holds:
+        console.line(f"  ▲ hold {hold.name}: {hold.reason}", "warn")
+    console.line(f"Next: {answer.next}")
+    return OK
+
+
+def status(args: argparse.Namespace, console: Console) -> int:
+    """The daemon's own state. Status 1 while an alarm stands."""
+    with connect() as client:
+        answer = call(client, "status", wire.Empty(), wire.DaemonStatus)
+    if console.json:
+        console.write_json(answer)
+        return DAMAGE if answer.alarms else OK
+    console.line(f"gpuwatch {answer.version}, process {answer.pid}, up {say.duration(answer.uptime)}", "bold")
+    runs = ", ".join(f"{count} {state}" for state, count in answer.runs.items()) or "none"
+    for name, value in (
+        ("runs", runs),
+        ("accounts", _accounts(answer.accounts)),
+        ("vault", answer.vault),
+        ("state", answer.state_dir),
+        ("socket", answer.socket),
+        ("memory", say.size(answer.rss)),
+    ):
+        console.line(f"  {name:<9} {value}")
+    for alarm in answer.alarms:
+        console.line(f"  ▲ {alarm}", "bad")
+    return DAMAGE if answer.alarms else OK
+
+
+# --- actions -------------------------------------------------------------------------------------
+
+
+def launch(args: argparse.Namespace, console: Console) -> int:
+    """Check a spec, show its plan, ask, start the run; with --wait or --follow stay with it."""
+    from gputui.launching import read_spec
+    from gputui.spawn import start_daemon
+
+    try:
+        spec = read_spec(args.spec)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        console.error(f"cannot read the spec {args.spec}: {error}")
+        return USAGE
+    paths = discover()
+    if start_daemon(paths) and not console.json:
+        console.note("started gpuwatch; it goes on when you close this (stop it with `gpuwatch stop`)")
+    with connect(timeout=SLOW) as client:
+        check = call(client, "spec.check", spec, wire.SpecCheck)
+        if check.problems or args.dry_run:
+            if console.json:
+                console.write_json(check)
+            else:
+                _print_check(check, console)
+            return USAGE if check.problems else OK
+        if not args.yes and not _consent(check, console):
+            return USAGE
+        provider, offer = args.offer or (None, None)
+        from uuid import uuid4
+
+        order = wire.Launch(spec=spec, key=uuid4().hex, provider=provider, offer_id=offer)
+        launched = call(client, "launch", order, wire.Launched)
+    if console.json:
+        console.write_json(launched)
+    else:
+        console.line(
+            f"launched {launched.name} ({launched.run}); watch it: gputui logs -f {launched.name}", "good"
+        )
+    if args.wait or args.follow:
+        from gputui.following import follow_run
+
+        return follow_run(launched.run, console, with_log=args.follow)
+    return OK
+
+
+def _print_check(check: wire.SpecCheck, console: Console) -> None:
+    for problem in check.problems:
+        console.error(f"{problem.file}: {problem.key}: {problem.message}")
+        if problem.found or problem.expected:
+            console.note(f"  found {problem.found or 'nothing'}, expected {problem.expected}")
+    for line in check.plan:
+        console.line(line)
+
+
+def _consent(check: wire.SpecCheck, console: Console) -> bool:
+    if not sys.stdin.isatty():
+        console.error(
+            "this rents a machine; add --yes to say so where nobody can be asked (--dry-run shows the plan)"
+        )
+        return False
+    for line in check.plan:
+        console.note(line)
+    return console.ask(f"Rent a machine for {check.name}?")
+
+
+def destroy(args: argparse.Namespace, console: Console) -> int:
+    """Ask for a machine's end. Files are collected and verified first unless a person waives them by name."""
+    waiving = bool(args.waive or args.waive_all)
+    if waiving and not (args.confirm and args.reason):
+        console.error(
+            "to waive files give also --confirm with the run's name and --reason with why they may be lost"
+        )
+        return USAGE
+    if (args.confirm or args.reason) and not waiving:
+        console.error(
+            "--confirm and --reason go with --waive or --waive-all; without those nothing is ever lost"
+        )
+        return USAGE
+    with connect(timeout=SLOW) as client:
+        if args.cancel:
+            call(client, "destroy.cancel", wire.Cancel(run=args.run), wire.Empty)
+            if console.json:
+                console.write_json(wire.Empty())
+            else:
+                console.line("taken back; the machine stays (and costs)", "good")
+            return OK
+        waive = list(args.waive)
+        if args.waive_all:
+            preview = call(client, "destroy", wire.Destroy(run=args.run, preview=True), wire.CustodyReport)
+            waive = [row.path for row in preview.unsafe]
+        order = wire.Destroy(
+            run=args.run,
+            preview=args.preview,
+            waive=waive,
+            confirm=args.confirm if waive else "",
+            reason=args.reason if waive else "",
+        )
+        report = call(client, "destroy", order, wire.CustodyReport)
+    if console.json:
+        console.write_json(report)
+    else:
+        _print_custody(report, console, preview=args.preview)
+    if args.preview:
+        return OK if report.allowed else REFUSED
+    if args.wait:
+        from gputui.following import follow_run
+
+        return follow_run(report.run, console, with_log=False, want_gone=True)
+    return OK
+
+
+def _print_custody(report: wire.CustodyReport, console: Console, *, preview: bool) -> None:
+    console.line(report.summary, "good" if report.allowed else "warn")
+    held = sum(row.size for row in report.verified)
+    console.line(f"  ✓ {say.plural(len(report.verified), 'file')} verified here ({say.size(held)})", "good")
+    for row in report.unsafe[:40]:
+        glyph, tone = say.ARTIFACTS.get(row.state, ("?", "warn"))
+        console.line(f"  {glyph} {row.path}  {say.size(row.size)}  {row.state}", tone)
+    if len(report.unsafe) > 40:
+        console.line(f"  … and {len(report.unsafe) - 40} more; --json lists all", "warn")
+    for hold in report.holds:
+        console.line(f"  ▲ hold {hold.name}: {hold.reason}", "warn")
+    if not preview and not report.allowed:
+        console.line(
+            "  the machine goes when the rest is collected and verified; gputui why tells how far it is",
+            "dim",
+        )
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+def logs(args: argparse.Namespace, console: Console) -> int:
+    """Print a run's captured log."""
+    from gputui.following import print_log
+
+    return print_log(args.run, console, tail=args.tail, follow=args.follow, raw=args.raw)
+
+
+def events(args: argparse.Namespace, console: Console) -> int:
+    """Print the timeline."""
+    from gputui.following import print_events
+
+    return print_events(args.run, console, since=args.since, follow=args.follow)
+
+
+def _print_event(event: wire.EventRow, console: Console) -> None:
+    console.line(f"{say.clock(event.time)}  {event.kind:<18} {event.text}")
+
+
+def completion(args: argparse.Namespace, console: Console) -> int:
+    """Print a completion script for one shell."""
+    from gputui.cli import build_parser
+
+    try:
+        import shtab
+    except ImportError:
+        console.error("shell completion needs the package shtab: pip install shtab")
+        return USAGE
+    console.text(shtab.complete(build_parser(), args.shell))
+    return OK
