@@ -1,0 +1,130 @@
+"""run → what to do next. Pure: the same run always gives the same step.
+
+A step is a wish, not an act: the daemon performs it and records what came of it as
+an event, after which the run is decided again. A crash between the two loses nothing,
+because deciding starts from the ledger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from gpuwatch.lifecycle.run import Phase, Run, State
+from gpuwatch.spec.model import RunSpec
+
+S = State
+
+
+@dataclass(frozen=True, slots=True)
+class FindOffer:
+    """Choose an offer and write its label."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateMachine:
+    """Send the create, once."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindByLabel:
+    """A create may have worked: look for the label until it is found or surely absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """Wait until SSH answers and pin its key, or call the machine a dud."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Check the box, upload, set up, start the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchJob:
+    """Nothing to do but watch: the job runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopJob:
+    """End the job's processes, because the machine shall go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Copy home everything promised and prove it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy:
+    """Ask custody for a permit and destroy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmGone:
+    """Watch the listings until the machine is surely gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndWithoutMachine:
+    """There is no machine: the run is over."""
+
+
+class Why(Enum):
+    """Why a run rests."""
+
+    PERSON = "waiting for a person"
+    KEEP = "kept, as the spec says"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing to do until an event changes the run."""
+
+    why: Why
+
+
+Step: TypeAlias = (
+    FindOffer | CreateMachine | FindByLabel | Boot | Prepare | WatchJob | StopJob | Collect | Destroy | ConfirmGone
+    | EndWithoutMachine | Rest
+)  # fmt: skip
+
+
+def decide(run: Run, spec: RunSpec) -> Step:
+    """The next step of `run`."""
+    ending = run.end_requested_by is not None
+    machine = run.machine
+    match run.state:
+        case S.REQUESTED:
+            return EndWithoutMachine() if ending else FindOffer()
+        case S.RENTING:
+            # once it may have been sent, only reconciling by label tells (I2)
+            return CreateMachine() if machine is not None and machine.create is Phase.NONE else FindByLabel()
+        case S.BOOTING:
+            return Destroy() if ending else Boot()
+        case S.PREPARING:
+            return Destroy() if ending else Prepare()
+        case S.RUNNING:
+            return StopJob() if ending else WatchJob()
+        case S.FINISHED | S.COLLECTING:
+            return Collect()
+        case S.VERIFIED:
+            if ending or spec.idle.action == "collect-and-destroy":
+                return Destroy()
+            return Rest(Why.KEEP)
+        case S.DESTROYING:
+            accepted = machine is not None and machine.destroy is Phase.ACCEPTED
+            return ConfirmGone() if accepted else Destroy()
+        case S.FAILED:
+            if not ending:
+                return Rest(Why.PERSON)
+            if not run.exists:
+                return EndWithoutMachine()
+            if machine is not None and machine.instance_id is None:
+                return FindByLabel()
+            return Collect() if run.data_at_risk else Destroy()
+        case S.GONE | S.LOST:
+            return Rest(Why.OVER)

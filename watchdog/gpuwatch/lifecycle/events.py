@@ -1,0 +1,233 @@
+"""What can happen to a run. Each event is one line of the append-only ledger.
+
+Events are facts, in the past tense, with everything that replaying them needs.
+Their names and fields are a file format: old ledgers must stay readable, so fields
+are only ever added, with a default.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Base: encoded with its kind, e.g. `{"kind": "job-ended", "exit_code": 0}`."""
+
+
+class Requested(Event, frozen=True, kw_only=True, tag="requested"):
+    """A person asked for the run. `spec` is the TOML as typed, `base` its folder, `key` the launch key."""
+
+    name: str
+    spec: str
+    file: str
+    base: str
+    key: str
+    provider: str | None = None
+    offer_id: str | None = None
+
+
+class OfferChosen(Event, frozen=True, kw_only=True, tag="offer-chosen"):
+    """This offer will be rented under this label. Written before the create is sent (I2)."""
+
+    label: str
+    provider: str
+    offer_id: str
+    machine_id: str | None
+    gpu: str
+    gpu_count: int
+    gpu_memory: int
+    price: int
+    disk_price: int
+    region: str | None = None
+
+
+class NoOffer(Event, frozen=True, kw_only=True, tag="no-offer"):
+    """Nothing can be rented for this run; `reason` says why."""
+
+    reason: str
+
+
+class CreateSent(Event, frozen=True, kw_only=True, tag="create-sent"):
+    """The create for `label` is about to go out. From here on a machine may exist."""
+
+    label: str
+
+
+class CreateRefused(Event, frozen=True, kw_only=True, tag="create-refused"):
+    """The vendor definitely did not make a machine for `label`."""
+
+    label: str
+    reason: str
+    offer_gone: bool = False
+
+
+class CreateUnknown(Event, frozen=True, kw_only=True, tag="create-unknown"):
+    """No usable answer to the create; only looking for the label can tell."""
+
+    label: str
+    reason: str
+
+
+class Rented(Event, frozen=True, kw_only=True, tag="rented"):
+    """The machine exists and bills. `adopted` when it was found by its label."""
+
+    label: str
+    instance_id: str
+    adopted: bool = False
+
+
+class Booted(Event, frozen=True, kw_only=True, tag="booted"):
+    """SSH answers with a key that is now pinned."""
+
+    host: str
+    port: int
+    user: str
+    fingerprint: str
+    seconds: float
+
+
+class Dud(Event, frozen=True, kw_only=True, tag="dud"):
+    """The machine is no good; no job ever ran on it."""
+
+    reason: str
+
+
+class BoxChecked(Event, frozen=True, kw_only=True, tag="box-checked"):
+    """What the box is: facts gathered before anything is put on it."""
+
+    boot_id: str
+    workspace: str
+    python: str
+    gpus: int
+    driver: str | None = None
+    disk_free: int | None = None
+
+
+class PrepareFailed(Event, frozen=True, kw_only=True, tag="prepare-failed"):
+    """Upload or setup failed for a reason that another machine would not mend."""
+
+    reason: str
+
+
+class JobStarted(Event, frozen=True, kw_only=True, tag="job-started"):
+    """The job runs on the box. From here on there is something to lose."""
+
+    boot_id: str
+    pid: int
+
+
+class FilesVerified(Event, frozen=True, kw_only=True, tag="files-verified"):
+    """Files came home and were proved: SHA-256 on the box = SHA-256 re-read from the local disk."""
+
+    files: int
+    bytes: int
+    step: int | None = None
+    path: str | None = None
+    digest: str | None = None
+
+
+class JobEnded(Event, frozen=True, kw_only=True, tag="job-ended"):
+    """The job's process is gone. `exit_code` is None when only its absence is known."""
+
+    exit_code: int | None
+    reason: str = ""
+
+
+class CollectStarted(Event, frozen=True, kw_only=True, tag="collect-started"):
+    """The last copy home has begun."""
+
+
+class CollectBlocked(Event, frozen=True, kw_only=True, tag="collect-blocked"):
+    """Not everything promised could be proved; each hold is `name: reason`."""
+
+    holds: list[str]
+
+
+class CollectFailed(Event, frozen=True, kw_only=True, tag="collect-failed"):
+    """Copying did not work this time and is tried again; nothing is lost by that."""
+
+    reason: str
+
+
+class ReceiptWritten(Event, frozen=True, kw_only=True, tag="receipt-written"):
+    """Everything promised is home and proved, bound to this machine and this boot of it."""
+
+    digest: str
+    files: int
+    bytes: int
+    boot_id: str
+    at: float
+    waived: list[str] = []
+
+
+class EndRequested(Event, frozen=True, kw_only=True, tag="end-requested"):
+    """Someone wants the machine gone: stop the job, collect, verify, destroy. `by` says who."""
+
+    by: str
+    reason: str = ""
+
+
+class EndCancelled(Event, frozen=True, kw_only=True, tag="end-cancelled"):
+    """The wish was taken back before the destroy was sent."""
+
+
+class Waived(Event, frozen=True, kw_only=True, tag="waived"):
+    """A person gave up named files, with a typed reason that stays here (I1)."""
+
+    files: list[str]
+    reason: str
+
+
+class DestroySent(Event, frozen=True, kw_only=True, tag="destroy-sent"):
+    """The destroy is about to go out, under the permit described here."""
+
+    permit: str
+    instance_id: str
+
+
+class DestroyAccepted(Event, frozen=True, kw_only=True, tag="destroy-accepted"):
+    """The vendor took the destroy; the machine counts as existing until confirmed gone."""
+
+
+class DestroyFailed(Event, frozen=True, kw_only=True, tag="destroy-failed"):
+    """The destroy was refused or its answer unknown; it is tried again."""
+
+    reason: str
+
+
+class Gone(Event, frozen=True, kw_only=True, tag="gone"):
+    """Confirmed gone: complete listings and a look-up agree. `evidence` says which."""
+
+    evidence: str
+
+
+class Lost(Event, frozen=True, kw_only=True, tag="lost"):
+    """The provider took the machine. What was verified is safe; the rest is named in `evidence`."""
+
+    evidence: str
+
+
+class GaveUp(Event, frozen=True, kw_only=True, tag="gave-up"):
+    """The run cannot go on without a person; `reason` says why. Data stays held."""
+
+    reason: str
+
+
+AnyEvent: TypeAlias = (
+    Requested | OfferChosen | NoOffer | CreateSent | CreateRefused | CreateUnknown | Rented | Booted | Dud
+    | BoxChecked | PrepareFailed | JobStarted | FilesVerified | JobEnded | CollectStarted | CollectBlocked
+    | CollectFailed | ReceiptWritten | EndRequested | EndCancelled | Waived | DestroySent | DestroyAccepted
+    | DestroyFailed | Gone | Lost | GaveUp
+)  # fmt: skip
+"""Every event, as a tagged union."""
+
+ENCODER = msgspec.json.Encoder()
+DECODER: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+def kind_of(event: AnyEvent) -> str:
+    """The event's name in the ledger."""
+    tag = type(event).__struct_config__.tag
+    return str(tag)

@@ -1,0 +1,290 @@
+"""run × event → run. The only place where a run changes; pure and total.
+
+`ARROWS` answers every state × event: a new state, STAY (the event is recorded, the
+state keeps), or nothing, which is `Impossible`: a bug in the caller, never a crash
+of the ledger, because it is raised before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.run import FINAL, Machine, Phase, ReceiptRef, Run, State
+
+S = State
+
+
+class Impossible(Exception):
+    """This event cannot happen in this state."""
+
+
+_LIVE = (S.BOOTING, S.PREPARING, S.RUNNING, S.FINISHED, S.COLLECTING, S.VERIFIED, S.DESTROYING, S.FAILED)
+_WITH_BOX = (S.RUNNING, S.FINISHED, S.COLLECTING, S.VERIFIED, S.FAILED)
+_ALL = tuple(s for s in S if s not in FINAL)
+
+
+def _stay(*states: State) -> dict[State, State]:
+    return {s: s for s in states}
+
+
+def _to(target: State, *states: State) -> dict[State, State]:
+    return dict.fromkeys(states, target)
+
+
+ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
+    e.OfferChosen: _to(S.RENTING, S.REQUESTED),
+    e.NoOffer: _to(S.FAILED, S.REQUESTED),
+    e.CreateSent: _stay(S.RENTING),
+    e.CreateRefused: _to(S.REQUESTED, S.RENTING, S.FAILED),
+    e.CreateUnknown: _stay(S.RENTING),
+    e.Rented: _to(S.BOOTING, S.RENTING, S.FAILED),
+    e.Booted: _to(S.PREPARING, S.BOOTING) | _stay(S.PREPARING, *_WITH_BOX),
+    e.Dud: _to(S.DESTROYING, S.BOOTING, S.PREPARING),
+    e.BoxChecked: _stay(S.PREPARING),
+    e.PrepareFailed: _to(S.DESTROYING, S.PREPARING),
+    e.JobStarted: _to(S.RUNNING, S.PREPARING),
+    e.FilesVerified: _stay(*_WITH_BOX),
+    e.JobEnded: _to(S.FINISHED, S.RUNNING),
+    e.CollectStarted: _to(S.COLLECTING, S.FINISHED, S.COLLECTING, S.VERIFIED, S.FAILED),
+    e.CollectBlocked: _to(S.FAILED, S.COLLECTING),
+    e.CollectFailed: _stay(S.COLLECTING),
+    e.ReceiptWritten: _to(S.VERIFIED, S.COLLECTING),
+    e.EndRequested: _stay(*_ALL),
+    e.EndCancelled: _stay(*(s for s in _ALL if s is not S.DESTROYING)),
+    e.Waived: _stay(*_WITH_BOX),
+    e.DestroySent: _to(S.DESTROYING, S.VERIFIED, S.DESTROYING, S.FAILED, S.BOOTING, S.PREPARING),
+    e.DestroyAccepted: _stay(S.DESTROYING),
+    e.DestroyFailed: _stay(S.DESTROYING),
+    e.Gone: _to(S.GONE, S.DESTROYING, S.REQUESTED, S.FAILED),
+    e.Lost: _to(S.LOST, *_LIVE),
+    e.GaveUp: _to(S.FAILED, S.REQUESTED, S.RENTING, S.BOOTING, S.PREPARING, S.COLLECTING),
+}
+"""event → {state → next state}. `Requested` makes the run and is not here."""
+
+
+def target(state: State, event: type[e.Event]) -> State | None:
+    """The state that `event` leads to from `state`, None when it cannot happen there."""
+    return ARROWS.get(event, {}).get(state)
+
+
+def create(run_id: str, event: e.Requested, at: float) -> Run:
+    """The run that a request makes."""
+    return Run(
+        id=run_id, name=event.name, state=S.REQUESTED, spec=event.spec, file=event.file, base=event.base,
+        key=event.key, created_at=at, since=at, pinned_provider=event.provider, pinned_offer=event.offer_id,
+    )  # fmt: skip
+
+
+def evolve(run: Run, event: e.AnyEvent, at: float) -> Run:
+    """The run after `event` at `at` (Unix seconds). Raises Impossible."""
+    state = target(run.state, type(event))
+    if state is None:
+        raise Impossible(f"{e.kind_of(event)} cannot happen to run {run.id} while it is {run.state.value}")
+    changed = _CHANGE.get(type(event), _nothing)(run, event, at)
+    after = msgspec.structs.replace(run, **changed)
+    if "state" in changed:
+        state = after.state
+    if state is not run.state:
+        after = msgspec.structs.replace(after, state=state, since=at)
+        if state in FINAL:
+            after = msgspec.structs.replace(after, ended_at=at)
+    return after
+
+
+Changes = dict[str, Any]
+E = TypeVar("E", bound=e.Event)
+
+
+def _nothing(run: Run, event: e.Event, at: float) -> Changes:
+    return {}
+
+
+def _machine(run: Run) -> Machine:
+    if run.machine is None:
+        raise Impossible(f"run {run.id} has no machine")
+    return run.machine
+
+
+def _with(run: Run, **fields: Any) -> Changes:
+    return {"machine": msgspec.structs.replace(_machine(run), **fields)}
+
+
+def _offer_chosen(run: Run, event: e.OfferChosen, at: float) -> Changes:
+    machine = Machine(
+        label=event.label, provider=event.provider, offer_id=event.offer_id, machine_id=event.machine_id,
+        gpu=event.gpu, gpu_count=event.gpu_count, gpu_memory=event.gpu_memory, price=event.price,
+        disk_price=event.disk_price, chosen_at=at,
+    )  # fmt: skip
+    return {"machine": machine, "attempt": run.attempt + 1, "trouble": None}
+
+
+def _no_offer(_run: Run, event: e.NoOffer, _at: float) -> Changes:
+    return {"trouble": event.reason}
+
+
+def _create_sent(run: Run, _event: e.CreateSent, at: float) -> Changes:
+    return _with(run, create=Phase.SENT, create_sent_at=at)
+
+
+def _create_refused(run: Run, event: e.CreateRefused, _at: float) -> Changes:
+    machine = _machine(run)
+    return {
+        "machine": None,
+        "trouble": event.reason,
+        "avoid": (*run.avoid, f"{machine.provider}:offer:{machine.offer_id}"),
+        # an offer that someone else took cost nothing and does not count against the attempts
+        "attempt": run.attempt - 1 if event.offer_gone else run.attempt,
+    }
+
+
+def _create_unknown(run: Run, event: e.CreateUnknown, _at: float) -> Changes:
+    return _with(run, create=Phase.UNKNOWN) | {"trouble": event.reason}
+
+
+def _rented(run: Run, event: e.Rented, at: float) -> Changes:
+    started = _machine(run).create_sent_at or at
+    return _with(run, create=Phase.ACCEPTED, instance_id=event.instance_id, rented_at=started) | {
+        "trouble": None
+    }
+
+
+def _booted(run: Run, event: e.Booted, _at: float) -> Changes:
+    return _with(run, host=event.host, port=event.port, user=event.user, fingerprint=event.fingerprint)
+
+
+def _dud(run: Run, event: e.Dud, _at: float) -> Changes:
+    machine = _machine(run)
+    avoid = [f"{machine.provider}:offer:{machine.offer_id}"]
+    if machine.machine_id is not None:
+        avoid.append(f"{machine.provider}:machine:{machine.machine_id}")
+    return _with(run, dud=event.reason) | {"avoid": (*run.avoid, *avoid), "trouble": event.reason}
+
+
+def _box_checked(run: Run, event: e.BoxChecked, _at: float) -> Changes:
+    return _with(run, boot_id=event.boot_id, workspace=event.workspace)
+
+
+def _prepare_failed(run: Run, event: e.PrepareFailed, at: float) -> Changes:
+    return {
+        "trouble": event.reason,
+        "end_requested_by": "gpuwatch",
+        "end_reason": event.reason,
+        "job_ended_at": at,
+    }
+
+
+def _job_started(run: Run, event: e.JobStarted, at: float) -> Changes:
+    changes = _with(run, job_started_at=at, job_pid=event.pid, boot_id=event.boot_id)
+    return changes | {"started_at": run.started_at or at, "trouble": None}
+
+
+def _files_verified(run: Run, event: e.FilesVerified, at: float) -> Changes:
+    changes: Changes = {
+        "verified_files": run.verified_files + event.files,
+        "verified_bytes": run.verified_bytes + event.bytes,
+        "last_verified_at": at,
+    }
+    if event.step is not None:
+        changes |= {"checkpoints": run.checkpoints + 1, "last_step": max(run.last_step or 0, event.step)}
+    return changes
+
+
+def _job_ended(_run: Run, event: e.JobEnded, at: float) -> Changes:
+    return {"job_ended_at": at, "exit_code": event.exit_code, "trouble": event.reason or None}
+
+
+def _collect_started(_run: Run, _event: e.CollectStarted, _at: float) -> Changes:
+    return {"receipt": None}
+
+
+def _collect_blocked(_run: Run, event: e.CollectBlocked, _at: float) -> Changes:
+    # the wish to end is spent: a person decides again, with the holds in view
+    return {"holds": tuple(event.holds), "trouble": "; ".join(event.holds), "end_requested_by": None}
+
+
+def _collect_failed(_run: Run, event: e.CollectFailed, _at: float) -> Changes:
+    return {"trouble": event.reason}
+
+
+def _receipt_written(_run: Run, event: e.ReceiptWritten, _at: float) -> Changes:
+    receipt = ReceiptRef(
+        digest=event.digest, boot_id=event.boot_id, files=event.files, bytes=event.bytes, at=event.at,
+        waived=tuple(event.waived),
+    )  # fmt: skip
+    return {"receipt": receipt, "holds": (), "trouble": None}
+
+
+def _end_requested(_run: Run, event: e.EndRequested, _at: float) -> Changes:
+    return {"end_requested_by": event.by, "end_reason": event.reason}
+
+
+def _end_cancelled(_run: Run, _event: e.EndCancelled, _at: float) -> Changes:
+    return {"end_requested_by": None, "end_reason": ""}
+
+
+def _waived(run: Run, event: e.Waived, _at: float) -> Changes:
+    return {"waivers": tuple(dict.fromkeys((*run.waivers, *event.files)))}
+
+
+def _destroy_sent(run: Run, _event: e.DestroySent, at: float) -> Changes:
+    return _with(run, destroy=Phase.SENT, destroy_sent_at=at)
+
+
+def _destroy_accepted(run: Run, _event: e.DestroyAccepted, _at: float) -> Changes:
+    return _with(run, destroy=Phase.ACCEPTED)
+
+
+def _destroy_failed(run: Run, event: e.DestroyFailed, _at: float) -> Changes:
+    return _with(run, destroy=Phase.UNKNOWN) | {"trouble": event.reason}
+
+
+def _gone(run: Run, _event: e.Gone, at: float) -> Changes:
+    if run.machine is None:
+        return {}
+    machine = msgspec.structs.replace(run.machine, gone_at=at)
+    if machine.dud is not None and run.end_requested_by is None:
+        # no job ever ran there: the same run takes the next offer
+        return {"machine": None, "past": (*run.past, machine), "state": S.REQUESTED}
+    return {"machine": machine}
+
+
+def _lost(run: Run, event: e.Lost, at: float) -> Changes:
+    return _with(run, gone_at=at) | {"trouble": event.evidence}
+
+
+def _gave_up(_run: Run, event: e.GaveUp, _at: float) -> Changes:
+    return {"trouble": event.reason}
+
+
+_CHANGE: dict[type[e.Event], Callable[[Run, Any, float], Changes]] = {
+    e.OfferChosen: _offer_chosen,
+    e.NoOffer: _no_offer,
+    e.CreateSent: _create_sent,
+    e.CreateRefused: _create_refused,
+    e.CreateUnknown: _create_unknown,
+    e.Rented: _rented,
+    e.Booted: _booted,
+    e.Dud: _dud,
+    e.BoxChecked: _box_checked,
+    e.PrepareFailed: _prepare_failed,
+    e.JobStarted: _job_started,
+    e.FilesVerified: _files_verified,
+    e.JobEnded: _job_ended,
+    e.CollectStarted: _collect_started,
+    e.CollectBlocked: _collect_blocked,
+    e.CollectFailed: _collect_failed,
+    e.ReceiptWritten: _receipt_written,
+    e.EndRequested: _end_requested,
+    e.EndCancelled: _end_cancelled,
+    e.Waived: _waived,
+    e.DestroySent: _destroy_sent,
+    e.DestroyAccepted: _destroy_accepted,
+    e.DestroyFailed: _destroy_failed,
+    e.Gone: _gone,
+    e.Lost: _lost,
+    e.GaveUp: _gave_up,
+}

@@ -1,0 +1,139 @@
+"""The state of one run, as its events have made it."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+
+class State(Enum):
+    """Where a run is in its life (design: requested → … → gone)."""
+
+    REQUESTED = "requested"
+    RENTING = "renting"
+    BOOTING = "booting"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    FINISHED = "finished"
+    COLLECTING = "collecting"
+    VERIFIED = "verified"
+    DESTROYING = "destroying"
+    FAILED = "failed"
+    GONE = "gone"
+    LOST = "lost"
+
+
+FINAL = frozenset({State.GONE, State.LOST})
+"""Nothing happens after these."""
+
+
+class Phase(Enum):
+    """How far a create or a destroy has come: written before it is sent, then resolved."""
+
+    NONE = "none"
+    SENT = "sent"
+    UNKNOWN = "unknown"
+    ACCEPTED = "accepted"
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine of the current attempt. `instance_id` is None until one is known to exist."""
+
+    label: str
+    provider: str
+    offer_id: str
+    machine_id: str | None
+    gpu: str
+    gpu_count: int
+    gpu_memory: int
+    price: int
+    """Micro-dollars per hour, all-in, as offered."""
+    disk_price: int
+    chosen_at: float
+    instance_id: str | None = None
+    create: Phase = Phase.NONE
+    create_sent_at: float | None = None
+    rented_at: float | None = None
+    host: str | None = None
+    port: int | None = None
+    user: str = "root"
+    fingerprint: str | None = None
+    boot_id: str | None = None
+    workspace: str | None = None
+    job_started_at: float | None = None
+    job_pid: int | None = None
+    destroy: Phase = Phase.NONE
+    destroy_sent_at: float | None = None
+    gone_at: float | None = None
+    dud: str | None = None
+
+
+class ReceiptRef(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest receipt: its digest and what it is bound to."""
+
+    digest: str
+    boot_id: str
+    files: int
+    bytes: int
+    at: float
+    waived: tuple[str, ...] = ()
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. Made only by `evolve`; times are Unix seconds UTC of the events."""
+
+    id: str
+    name: str
+    state: State
+    spec: str
+    file: str
+    base: str
+    key: str
+    created_at: float
+    since: float
+    """When the current state was entered."""
+    attempt: int = 0
+    """Machines tried so far."""
+    pinned_provider: str | None = None
+    pinned_offer: str | None = None
+    machine: Machine | None = None
+    past: tuple[Machine, ...] = ()
+    """Machines of earlier attempts, all confirmed gone."""
+    avoid: tuple[str, ...] = ()
+    """Offers and machines that did not work out, as `provider:offer:id` or `provider:machine:id`."""
+    started_at: float | None = None
+    job_ended_at: float | None = None
+    exit_code: int | None = None
+    ended_at: float | None = None
+    end_requested_by: str | None = None
+    end_reason: str = ""
+    waivers: tuple[str, ...] = ()
+    receipt: ReceiptRef | None = None
+    holds: tuple[str, ...] = ()
+    """What the last collection could not prove, each `name: reason`."""
+    trouble: str | None = None
+    """Why it failed or waits, for people."""
+    verified_files: int = 0
+    verified_bytes: int = 0
+    last_verified_at: float | None = None
+    checkpoints: int = 0
+    last_step: int | None = None
+    """Step of the newest verified checkpoint."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether a machine of this run exists or may exist."""
+        m = self.machine
+        return (
+            m is not None and m.gone_at is None and (m.instance_id is not None or m.create is not Phase.NONE)
+        )
+
+    @property
+    def data_at_risk(self) -> bool:
+        """Whether a job ever ran on the current machine, so that there may be something to lose."""
+        return (
+            self.machine is not None
+            and self.machine.gone_at is None
+            and self.machine.job_started_at is not None
+        )
