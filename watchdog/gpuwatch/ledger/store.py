@@ -1,0 +1,253 @@
+"""The ledger: append events, read runs, copies and timelines. One per daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import aiosqlite
+import msgspec
+
+from gpuwatch.custody.facts import Copy
+from gpuwatch.ledger.schema import MIGRATIONS, PRAGMAS
+from gpuwatch.ledger.writer import Statement, Writer
+from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.evolve import create, evolve
+from gpuwatch.lifecycle.run import Run
+
+_RUN = msgspec.json.Decoder(Run)
+
+
+class LedgerDamaged(Exception):
+    """The file cannot be used as it is; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """One line of the log."""
+
+    seq: int
+    at: float
+    run: str | None
+    event: e.AnyEvent
+
+
+class Ledger:
+    """Runs as the events made them, in memory and on disk at once.
+
+    `append` changes the run in memory, queues event and state row as one transaction and
+    returns when they are durable. Within one event loop turn the order of appends is the
+    order on disk. Use `open`, then run `write` as a task of the daemon's group.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection, *, now: Callable[[], float] = time.time) -> None:
+        self._connection = connection
+        self._writer = Writer(connection)
+        self._now = now
+        self._seq = 0
+        self.runs: dict[str, Run] = {}
+        self._launches: dict[str, str] = {}
+        self._copies: dict[str, dict[str, Copy]] = {}
+        self._changed = asyncio.Event()
+
+    @classmethod
+    async def open(cls, path: Path, *, now: Callable[[], float] = time.time) -> Self:
+        """Open or make the ledger at `path`. Raises LedgerDamaged (damage, or made by a newer gpuwatch)."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connection = await aiosqlite.connect(path, isolation_level=None)
+        try:
+            path.chmod(0o600)
+            for pragma in PRAGMAS:
+                await connection.execute(pragma)
+            await _migrate(connection, path)
+            ledger = cls(connection, now=now)
+            await ledger._load()
+        except aiosqlite.DatabaseError as error:
+            await connection.close()
+            raise LedgerDamaged(
+                f"the ledger {path} is damaged ({error}); move it aside and start gpuwatch: "
+                "it finds its machines again by their labels"
+            ) from error
+        except BaseException:
+            await connection.close()
+            raise
+        return ledger
+
+    async def write(self) -> None:
+        """The writer task. Returns after `stop`; raises when the disk refuses, which ends the daemon."""
+        await self._writer.run()
+
+    def stop(self) -> None:
+        """Finish queued writes and end `write`."""
+        self._writer.stop()
+
+    async def close(self) -> None:
+        """Close the file; `write` must have returned."""
+        await self._connection.execute("PRAGMA optimize")
+        await self._connection.close()
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    async def create(self, run_id: str, event: e.Requested) -> Run:
+        """A new run. The caller has checked `run_for_key` in the same turn of the event loop."""
+        at = self._now()
+        run = create(run_id, event, at)
+        launch: Statement = ("INSERT INTO launches (key, run) VALUES (?, ?)", (event.key, run_id))
+        self._launches[event.key] = run_id
+        await self._record(run, event, at, [launch])
+        return run
+
+    async def append(self, run_id: str, event: e.AnyEvent, *, copies: Iterable[Copy] = ()) -> Run:
+        """Let `event` happen to the run; durable on return. Raises Impossible before anything is written.
+
+        `copies` are files proved at home, stored with the event in one transaction.
+        """
+        at = self._now()
+        run = evolve(self.runs[run_id], event, at)
+        extra: list[Statement] = []
+        mine = self._copies.setdefault(run_id, {})
+        for copy in copies:
+            mine[copy.path] = copy
+            extra.append(_copy_row(run_id, copy))
+        machine = run.machine
+        match event:
+            case e.OfferChosen():
+                row = (event.label, run_id, event.provider, at)
+                extra.append(("INSERT INTO labels (label, run, provider, at) VALUES (?, ?, ?, ?)", row))
+            case e.Rented():
+                extra.append(
+                    ("UPDATE labels SET instance_id = ? WHERE label = ?", (event.instance_id, event.label))
+                )
+            case e.CreateRefused():
+                extra.append(("UPDATE labels SET gone_at = ? WHERE label = ?", (at, event.label)))
+            case e.Gone() | e.Lost():
+                last = machine or (run.past[-1] if run.past else None)
+                if last is not None:
+                    extra.append(("UPDATE labels SET gone_at = ? WHERE label = ?", (at, last.label)))
+            case _:
+                pass
+        await self._record(run, event, at, extra)
+        return run
+
+    def run_for_key(self, key: str) -> str | None:
+        """The run that a launch key made before."""
+        return self._launches.get(key)
+
+    def copies(self, run_id: str) -> Mapping[str, Copy]:
+        """Path → the newest proved copy, of one run."""
+        return self._copies.get(run_id, {})
+
+    async def _record(self, run: Run, event: e.Event, at: float, extra: list[Statement]) -> None:
+        self._seq += 1
+        kind = str(type(event).__struct_config__.tag)
+        self.runs[run.id] = run
+        statements: list[Statement] = [
+            (
+                "INSERT INTO events (seq, at, run, kind, data) VALUES (?, ?, ?, ?, ?)",
+                (self._seq, at, run.id, kind, e.ENCODER.encode(event)),
+            ),
+            (
+                "INSERT OR REPLACE INTO runs (id, seq, doc) VALUES (?, ?, ?)",
+                (run.id, self._seq, msgspec.json.encode(run)),
+            ),
+            *extra,
+        ]
+        # the commit goes on even when the caller is cancelled while waiting for it
+        await asyncio.shield(self._writer.submit(statements))
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def changed(self) -> None:
+        """Return after the next event is durable."""
+        await self._changed.wait()
+
+    # --- timelines -------------------------------------------------------------------------------
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the newest event."""
+        return self._seq
+
+    async def events(self, *, since: int = 0, run: str | None = None, limit: int = 500) -> list[StoredEvent]:
+        """Events after `since`, oldest first, at most `limit`."""
+        where, values = ("seq > ?", [since]) if run is None else ("run = ? AND seq > ?", [run, since])
+        return await self._select(f"{where} ORDER BY seq LIMIT ?", [*values, limit])
+
+    async def last_events(self, run: str, limit: int) -> list[StoredEvent]:
+        """The newest `limit` events of a run, oldest first."""
+        return list(reversed(await self._select("run = ? ORDER BY seq DESC LIMIT ?", [run, limit])))
+
+    async def _select(self, tail: str, values: list[object]) -> list[StoredEvent]:
+        query = f"SELECT seq, at, run, data FROM events WHERE {tail}"  # noqa: S608 - `tail` is ours
+        async with self._connection.execute(query, values) as cursor:
+            rows = await cursor.fetchall()
+        return [StoredEvent(row[0], row[1], row[2], e.DECODER.decode(row[3])) for row in rows]
+
+    async def check(self) -> str:
+        """`PRAGMA quick_check`: `ok`, or what is wrong."""
+        async with self._connection.execute("PRAGMA quick_check(10)") as cursor:
+            rows = await cursor.fetchall()
+        return "; ".join(str(row[0]) for row in rows)
+
+    async def labels(self) -> list[tuple[str, str, str, str | None]]:
+        """(label, run, provider, instance id) of every label whose machine is not confirmed gone."""
+        query = "SELECT label, run, provider, instance_id FROM labels WHERE gone_at IS NULL"
+        async with self._connection.execute(query) as cursor:
+            return [(row[0], row[1], row[2], row[3]) for row in await cursor.fetchall()]
+
+    async def _load(self) -> None:
+        async with self._connection.execute("SELECT COALESCE(MAX(seq), 0) FROM events") as cursor:
+            row = await cursor.fetchone()
+            self._seq = int(row[0]) if row else 0
+        async with self._connection.execute("SELECT doc FROM runs") as cursor:
+            async for row in cursor:
+                run = _RUN.decode(row[0])
+                self.runs[run.id] = run
+        async with self._connection.execute("SELECT key, run FROM launches") as cursor:
+            self._launches = {row[0]: row[1] async for row in cursor}
+        query = "SELECT run, path, size, sha256, mtime_ns, ctime_ns, inode, boot_id, verified_at, step FROM copies"
+        async with self._connection.execute(query) as cursor:
+            async for row in cursor:
+                path = os.fsdecode(row[1])
+                copy = Copy(path, row[2], row[3], (row[2], row[4], row[5], row[6]), row[7], row[8], row[9])
+                self._copies.setdefault(row[0], {})[path] = copy
+
+
+_INSERT_COPY = """INSERT OR REPLACE INTO copies
+    (run, path, size, sha256, mtime_ns, ctime_ns, inode, boot_id, verified_at, step)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+
+def _copy_row(run_id: str, copy: Copy) -> Statement:
+    size, mtime_ns, ctime_ns, inode = copy.identity
+    return (
+        _INSERT_COPY,
+        (
+            run_id, os.fsencode(copy.path), size, copy.sha256, mtime_ns, ctime_ns, inode, copy.boot_id,
+            copy.verified_at, copy.step,
+        ),
+    )  # fmt: skip
+
+
+async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
+    async with connection.execute("PRAGMA user_version") as cursor:
+        row = await cursor.fetchone()
+    version = int(row[0]) if row else 0
+    if version > len(MIGRATIONS):
+        raise LedgerDamaged(
+            f"the ledger {path} was made by a newer gpuwatch (format {version}, this one knows {len(MIGRATIONS)}): upgrade"
+        )
+    if 0 < version < len(MIGRATIONS):
+        backup = path.with_suffix(f".v{version}.bak")
+        await connection.execute("VACUUM INTO ?", (str(backup),))
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        await connection.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.execute(f"PRAGMA user_version = {number}")
+        await connection.execute("COMMIT")

@@ -1,0 +1,673 @@
+#!/usr/bin/env python3
+"""gpuwatch's hands on a rented box: runs the job, lists files, sends them with their hashes, reports.
+
+One file, standard library only, Python 3.8 or newer. Everything it prints is read by the
+daemon as hostile input; everything it is told comes on standard input, so that no file
+name, command or secret is ever part of a command line.
+
+    sentinel.py probe                 facts about the box, one JSON line
+    sentinel.py start                 stdin: one JSON line; start a stage (setup, job) once, detached
+    sentinel.py watch                 stdin: one JSON line, then kept open; one JSON line per interval
+    sentinel.py tail                  stdin: one JSON line; the log's bytes from an offset, followed to the end
+    sentinel.py list                  stdin: one JSON line; the promised files, one JSON line each
+    sentinel.py send                  stdin: one JSON line per file; frames with content and SHA-256
+    sentinel.py receive               stdin: frames; writes files, answers one JSON line
+    sentinel.py stop                  stdin: one JSON line; end a stage's processes
+
+File names travel as JSON strings with undecodable bytes as lone surrogates (PEP 383).
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+VERSION = 1
+CHUNK = 1 << 20
+FRAME = struct.Struct("!I")
+GPU_FIELDS = "index,name,utilization.gpu,memory.used,memory.total,power.draw,temperature.gpu"
+
+
+def emit(value):
+    """One JSON line on stdout, flushed."""
+    sys.stdout.buffer.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def order():
+    """The JSON line on stdin that says what to do."""
+    line = sys.stdin.buffer.readline(1 << 24)
+    return json.loads(line) if line.strip() else {}
+
+
+def write_atomically(path, text):
+    """Replace a small file so that a reader sees the old or the new one, never a part."""
+    temporary = "%s.%d.tmp" % (path, os.getpid())
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_text(path, limit=65536):
+    """The file's first bytes as text, empty when there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+# --- facts ---------------------------------------------------------------------------------------
+
+
+def environment():
+    """This process's environment over the container's (an ssh session of a plain image has not got it)."""
+    merged = {}
+    for pair in read_text("/proc/1/environ", 1 << 20).split("\0"):
+        name, equals, value = pair.partition("=")
+        if equals:
+            merged[name] = value
+    merged.update(os.environ)
+    return merged
+
+
+def workspace(env):
+    """Where the provider wants work to lie; the home folder when it says nothing usable."""
+    for candidate in (env.get("WORKSPACE"), env.get("DATA_DIRECTORY"), "/workspace"):
+        if (
+            candidate
+            and os.path.isabs(candidate)
+            and os.path.isdir(candidate)
+            and os.access(candidate, os.W_OK)
+        ):
+            return os.path.realpath(candidate)
+    return os.path.realpath(os.path.expanduser("~"))
+
+
+def boot_id():
+    """Changes whenever the machine or its container restarts, and only then.
+
+    The kernel's boot id names the host; a container restart changes the start time of its
+    first process. Simulated boxes share both with their host and say it themselves.
+    """
+    marks = [os.environ.get("BOX_BOOT_ID", ""), read_text("/proc/sys/kernel/random/boot_id").strip()]
+    if not marks[0]:
+        fields = read_text("/proc/1/stat").rpartition(")")[2].split()
+        marks.append(fields[19] if len(fields) > 19 else "")
+    return hashlib.sha256("|".join(marks).encode()).hexdigest()[:32]
+
+
+def run_quietly(argv, seconds):
+    """Output of a command, None when it is missing, fails or takes too long."""
+    try:
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
+
+
+def probe():
+    """What this box is."""
+    env = environment()
+    place = workspace(env)
+    usage = shutil.disk_usage(place)
+    smi = run_quietly(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], 20)
+    rows = [line.split(",") for line in (smi or "").splitlines() if "," in line]
+    emit(
+        {
+            "version": VERSION,
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "workspace": place,
+            "boot_id": boot_id(),
+            "gpus": [row[0].strip() for row in rows],
+            "driver": rows[0][1].strip() if rows else None,
+            "smi": None if smi is None else "ok",
+            "disk_free": usage.free,
+            "disk_total": usage.total,
+            "cpus": os.cpu_count(),
+        }
+    )
+
+
+# --- stages: the supervised processes ------------------------------------------------------------
+
+
+def state_of(folder):
+    """A stage's state: what its supervisor wrote, and whether that supervisor lives."""
+    try:
+        with open(os.path.join(folder, "state.json")) as file:
+            state = json.load(file)
+    except (OSError, ValueError):
+        state = {"phase": "none"}
+    state["supervised"] = not lock(folder, probe_only=True)
+    if state["phase"] in ("starting", "running") and not state["supervised"]:
+        state["phase"] = "vanished"
+    return state
+
+
+def lock(folder, probe_only=False):
+    """Take the stage's lock; the kernel frees it when the supervisor dies. False when someone holds it."""
+    os.makedirs(folder, exist_ok=True)
+    handle = open(os.path.join(folder, "lock"), "a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    if probe_only:
+        handle.close()
+        return True
+    return handle
+
+
+def start():
+    """Start a stage once. A stage that runs or has ended is reported, not started again.
+
+    order: folder, work (its working directory), log, command, env, again (restart one that vanished).
+    """
+    task = order()
+    folder = task["folder"]
+    state = state_of(folder)
+    fresh = state["phase"] == "none" or (task.get("again") and state["phase"] == "vanished")
+    if not fresh or state["supervised"]:
+        emit(state)
+        return
+    os.makedirs(task["work"], exist_ok=True)
+    ready, done = os.pipe()
+    if os.fork() == 0:
+        os.close(ready)
+        os.setsid()
+        if os.fork() == 0:
+            try:
+                supervise(task, done)
+            finally:
+                os._exit(0)
+        os._exit(0)
+    os.close(done)
+    os.read(ready, 1)
+    emit(state_of(folder))
+
+
+def supervise(task, done):
+    """In the detached process: run the command, write down what becomes of it. Secrets live only in `env`."""
+    folder = task["folder"]
+    held = lock(folder)
+    if held is False:
+        return
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(task["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number in (0, 1, 2):
+        os.dup2(null if number == 0 else log, number)
+    env = environment()
+    env.update(task.get("env") or {})
+    state = {
+        "phase": "starting",
+        "boot_id": boot_id(),
+        "started": time.time(),
+        "pid": None,
+        "exit_code": None,
+    }
+    path = os.path.join(folder, "state.json")
+    write_atomically(path, json.dumps(state))
+    shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
+    try:
+        job = subprocess.Popen(
+            [shell, "-c", task["command"]], cwd=task["work"], env=env, stdin=null, start_new_session=True
+        )
+    except OSError as error:
+        os.write(2, ("gpuwatch: cannot start the command: %s\n" % error).encode())
+        state.update(phase="ended", exit_code=127, ended=time.time())
+        write_atomically(path, json.dumps(state))
+        os.write(done, b".")
+        return
+    state.update(phase="running", pid=job.pid)
+    write_atomically(path, json.dumps(state))
+    os.write(done, b".")
+    os.close(done)
+    code = job.wait()
+    state.update(phase="ended", exit_code=code, ended=time.time())
+    write_atomically(path, json.dumps(state))
+
+
+def stop():
+    """End a stage: SIGTERM to its process group, SIGKILL after `grace` seconds."""
+    task = order()
+    folder = task["folder"]
+    deadline = time.monotonic() + float(task.get("grace", 30))
+    asked = False
+    while True:
+        state = state_of(folder)
+        pid = state.get("pid")
+        if state["phase"] not in ("starting", "running") or not isinstance(pid, int):
+            break
+        late = time.monotonic() > deadline
+        if late or not asked:
+            try:
+                os.killpg(pid, signal.SIGKILL if late else signal.SIGTERM)
+            except OSError:
+                pass
+            asked = True
+        time.sleep(0.1)
+    emit(state)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def open_for_writing():
+    """(device, inode) of every file that some process has open for writing, as far as we may look."""
+    found = set()
+    for pid in os.listdir("/proc") if os.path.isdir("/proc/self/fdinfo") else ():
+        if not pid.isdigit():
+            continue
+        base = "/proc/" + pid
+        try:
+            numbers = os.listdir(base + "/fd")
+        except OSError:
+            continue
+        for number in numbers:
+            try:
+                info = os.stat(base + "/fd/" + number)
+                if not stat.S_ISREG(info.st_mode):
+                    continue
+                text = read_text(base + "/fdinfo/" + number, 512)
+            except OSError:
+                continue
+            match = re.search(r"^flags:\s*([0-7]+)", text, re.M)
+            if match and int(match.group(1), 8) & 3:
+                found.add((info.st_dev, info.st_ino))
+    return found
+
+
+def inventory(task):
+    """Promised files below `root`: rows of (path, size, mtime, ctime, inode, writer, link) and problems."""
+    root = task["root"]
+    patterns = [re.compile(p, re.DOTALL) for p in task["patterns"]]
+    limit = int(task.get("limit", 1000000))
+    writers = open_for_writing() if task.get("writers", True) else set()
+    rows, problems, seen = [], [], set()
+
+    def wanted(path):
+        return any(p.fullmatch(path) for p in patterns)
+
+    def visit(folder):
+        try:
+            entries = sorted(os.scandir(os.path.join(root, folder)), key=lambda e: e.name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            problems.append("cannot list %s: %s" % (folder or ".", error.strerror))
+            return
+        for entry in entries:
+            path = folder + "/" + entry.name if folder else entry.name
+            if path in seen:
+                continue
+            seen.add(path)
+            if entry.name.startswith(".") and not wanted(path):
+                continue
+            look(path)
+
+    def look(path):
+        if len(rows) >= limit:
+            return
+        full = os.path.join(root, path)
+        try:
+            info = os.lstat(full)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            problems.append("cannot look at %s: %s" % (path, error.strerror))
+            return
+        if stat.S_ISDIR(info.st_mode):
+            visit(path)
+        elif stat.S_ISREG(info.st_mode):
+            if wanted(path):
+                writer = (info.st_dev, info.st_ino) in writers
+                rows.append(
+                    [path, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, writer, None]
+                )
+        elif stat.S_ISLNK(info.st_mode) and wanted(path):
+            target = os.path.relpath(os.path.realpath(full), os.path.realpath(root))
+            rows.append([path, 0, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, False, target])
+
+    for start_at in task["roots"]:
+        if start_at in ("", "."):
+            visit("")
+        elif start_at not in seen:
+            seen.add(start_at)
+            look(start_at)
+    if len(rows) >= limit:
+        problems.append("more than %d files" % limit)
+    return rows, problems
+
+
+def list_files():
+    """One line per promised file, then one line that says the list is complete."""
+    task = order()
+    rows, problems = inventory(task)
+    out = sys.stdout.buffer
+    for row in rows:
+        out.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
+    emit({"end": len(rows), "problems": problems[:100], "boot_id": boot_id(), "at": time.time()})
+
+
+class Hasher:
+    """SHA-256 in a thread of its own, so that hashing and sending overlap."""
+
+    def __init__(self):
+        self.digest = hashlib.sha256()
+        self.queue = queue.Queue(8)
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def work(self):
+        while True:
+            chunk = self.queue.get()
+            if chunk is None:
+                return
+            self.digest.update(chunk)
+
+    def finish(self):
+        self.queue.put(None)
+        self.thread.join()
+        return self.digest.hexdigest()
+
+
+def identity(info):
+    return [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
+
+
+def send():
+    """For each line {"i", "path", "offset"}: a header line, content frames, an empty frame, a trailer line.
+
+    The hash covers the whole file, also the part before `offset` that is not sent. Small
+    files cost no extra round trip: requests are read ahead by the pipe.
+    """
+    out = sys.stdout.buffer
+    root = None
+    for line in sys.stdin.buffer:
+        task = json.loads(line)
+        if "root" in task:
+            root = task["root"]
+            continue
+        number, offset = task["i"], int(task.get("offset", 0))
+        try:
+            handle = os.open(os.path.join(root, task["path"]), os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError as error:
+            emit({"i": number, "error": error.strerror or "cannot open", "gone": error.errno == errno.ENOENT})
+            continue
+        try:
+            info = os.fstat(handle)
+            if not stat.S_ISREG(info.st_mode):
+                emit({"i": number, "error": "not a regular file", "gone": False})
+                continue
+            size = info.st_size
+            offset = offset if 0 <= offset <= size else 0
+            out.write(json.dumps({"i": number, "id": identity(info), "offset": offset}).encode() + b"\n")
+            small = size <= CHUNK
+            digest = hashlib.sha256() if small else Hasher()
+            position = 0
+            failed = None
+            while position < size:
+                try:
+                    chunk = os.read(handle, min(CHUNK, size - position))
+                except OSError as error:
+                    failed = error.strerror
+                    break
+                if not chunk:
+                    break
+                if small:
+                    digest.update(chunk)
+                else:
+                    digest.queue.put(chunk)
+                if position + len(chunk) > offset:
+                    part = chunk[max(0, offset - position) :]
+                    out.write(FRAME.pack(len(part)))
+                    out.write(part)
+                position += len(chunk)
+            out.write(FRAME.pack(0))
+            after = os.fstat(handle)
+            trailer = {
+                "i": number,
+                "id": identity(after),
+                "sha256": digest.hexdigest() if small else digest.finish(),
+            }
+            if failed or position != size:
+                trailer["error"] = failed or "the file shrank"
+            out.write(json.dumps(trailer, separators=(",", ":")).encode() + b"\n")
+            if not small:
+                out.flush()
+        finally:
+            os.close(handle)
+    out.flush()
+
+
+def receive():
+    """Write uploaded files below `root`: header line {"path","size","mode","sha256"} and the bytes, repeated.
+
+    Ends with an empty line. Nothing is written outside `root`.
+    """
+    source = sys.stdin.buffer
+    root = os.path.realpath(order()["root"])
+    count = 0
+    for line in source:
+        if not line.strip():
+            break
+        head = json.loads(line)
+        path = os.path.normpath(os.path.join(root, head["path"]))
+        if not path.startswith(root + os.sep):
+            raise SystemExit("a path outside the work folder")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = path + ".gpuwatch-part"
+        digest, left = hashlib.sha256(), int(head["size"])
+        with open(temporary, "wb") as file:
+            while left:
+                chunk = source.read(min(CHUNK, left))
+                if not chunk:
+                    raise SystemExit("the upload ended early")
+                digest.update(chunk)
+                file.write(chunk)
+                left -= len(chunk)
+        if digest.hexdigest() != head["sha256"]:
+            raise SystemExit("an uploaded file arrived damaged")
+        os.chmod(temporary, int(head.get("mode", 0o644)))
+        os.replace(temporary, path)
+        count += 1
+    emit({"received": count})
+
+
+# --- reporting -----------------------------------------------------------------------------------
+
+
+def leave_with_stdin():
+    """End this process when the daemon's side of the connection closes."""
+
+    def wait():
+        while sys.stdin.buffer.read1(4096):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class Gpus:
+    """The newest reading of one long-lived nvidia-smi, restarted now and then when it dies."""
+
+    def __init__(self, interval):
+        self.interval = max(1, int(interval))
+        self.rows = None
+        self.at = 0.0
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self):
+        argv = [
+            "nvidia-smi",
+            "--query-gpu=" + GPU_FIELDS,
+            "--format=csv,noheader,nounits",
+            "-l",
+            str(self.interval),
+        ]
+        while True:
+            try:
+                smi = subprocess.Popen(
+                    argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+                )
+            except OSError:
+                time.sleep(60)
+                continue
+            batch = []
+            for line in smi.stdout:
+                row = [cell.strip() for cell in line[:500].decode("utf-8", "replace").split(",")]
+                if len(row) != 7:
+                    continue
+                if row[0] == "0" and batch:
+                    batch = []
+                batch.append(row)
+                self.rows, self.at = list(batch), time.monotonic()
+            smi.wait()
+            time.sleep(10)
+
+    def now(self):
+        fresh = self.rows is not None and time.monotonic() - self.at < 5 * self.interval + 5
+        return self.rows if fresh else None
+
+
+def cpu_times():
+    """(busy, total) jiffies of the machine."""
+    fields = read_text("/proc/stat", 400).splitlines()[:1]
+    numbers = [int(n) for n in fields[0].split()[1:9]] if fields and fields[0].startswith("cpu ") else []
+    return (sum(numbers) - numbers[3] - numbers[4], sum(numbers)) if len(numbers) == 8 else (0, 0)
+
+
+def memory():
+    """[used, total] bytes, None when unknown."""
+    table = dict(re.findall(r"^(\w+):\s+(\d+) kB", read_text("/proc/meminfo"), re.M))
+    if "MemTotal" not in table or "MemAvailable" not in table:
+        return None
+    total = int(table["MemTotal"]) * 1024
+    return [total - int(table["MemAvailable"]) * 1024, total]
+
+
+def last_metrics(path):
+    """The newest whole line of metrics.jsonl as it stands, None when there is none."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 16384))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    for line in reversed(lines[:-1]):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            keys = ("step", "loss", "tokens_per_second", "tokens", "time", "lr", "grad_norm")
+            return {k: value[k] for k in keys if isinstance(value.get(k), (int, float))}
+    return None
+
+
+def watch():
+    """Report until stdin closes. order: folder, log, interval, inventory (as for list), metrics, status."""
+    task = order()
+    leave_with_stdin()
+    interval = float(task.get("interval", 2))
+    gpus = Gpus(interval)
+    before = cpu_times()
+    listed, due = None, 0.0
+    while True:
+        lease = os.path.join(task["folder"], "lease")
+        try:
+            with open(lease, "a"):
+                os.utime(lease)
+        except OSError:
+            pass
+        busy, total = cpu_times()
+        spent = total - before[1]
+        usage = shutil.disk_usage(
+            task["inventory"]["root"] if os.path.isdir(task["inventory"]["root"]) else "/"
+        )
+        state = state_of(task["folder"])
+        sample = {
+            "at": time.time(),
+            "boot_id": boot_id(),
+            "job": {key: state.get(key) for key in ("phase", "pid", "exit_code", "started", "ended")},
+            "log": os.path.getsize(task["log"]) if os.path.exists(task["log"]) else 0,
+            "gpus": gpus.now(),
+            "cpu": round(100.0 * (busy - before[0]) / spent, 1) if spent > 0 else None,
+            "memory": memory(),
+            "disk": [usage.free, usage.total],
+            "metrics": last_metrics(task["metrics"]) if task.get("metrics") else None,
+        }
+        before = (busy, total)
+        try:
+            status = json.loads(read_text(task["status"])) if task.get("status") else None
+            sample["steps"] = status.get("total_steps") if isinstance(status, dict) else None
+        except ValueError:
+            sample["steps"] = None
+        now = time.monotonic()
+        if now >= due:
+            rows, problems = inventory(dict(task["inventory"], limit=20000))
+            due = now + max(interval, 10 * (time.monotonic() - now))
+            if rows != listed:
+                listed = rows
+                sample["files"], sample["problems"] = rows, problems[:20]
+        emit(sample)
+        time.sleep(interval)
+
+
+def tail():
+    """The log's bytes from `offset`, followed until the stage has ended and all is sent."""
+    task = order()
+    leave_with_stdin()
+    out = sys.stdout.buffer
+    position = int(task.get("offset", 0))
+    while True:
+        ended = state_of(task["folder"])["phase"] in ("ended", "vanished")
+        try:
+            with open(task["log"], "rb") as file:
+                if file.seek(0, 2) < position:
+                    position = 0
+                file.seek(position)
+                while True:
+                    chunk = file.read(CHUNK)
+                    if not chunk:
+                        break
+                    out.write(chunk)
+                    position += len(chunk)
+            out.flush()
+        except FileNotFoundError:
+            pass
+        if ended:
+            return
+        time.sleep(0.25)
+
+
+COMMANDS = {
+    "probe": probe, "start": start, "watch": watch, "tail": tail, "list": list_files, "send": send,
+    "receive": receive, "stop": stop,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in COMMANDS:
+        raise SystemExit("usage: sentinel.py " + "|".join(COMMANDS))
+    try:
+        COMMANDS[sys.argv[1]]()
+    except BrokenPipeError:
+        os._exit(0)
