@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
-from trainer_runs import TINY, done, losses, start
+from check_run import check
+from trainer_runs import TINY, done, lines, losses, start
 
 from gputrain.config import Config
 from gputrain.errors import ExitCode
@@ -40,3 +42,50 @@ def test_sigterm_in_mid_run_changes_nothing(tmp_path: Path, tiny: Callable[..., 
     assert run_training(tiny({"train.steps": 60}), parts, "auto") == ExitCode.DONE
     assert losses(parts) == losses(whole)
     assert done(parts)["state_sha256"] == done(whole)["state_sha256"]
+
+
+def kill_and_finish(out: Path, values: dict[str, object], kills: int) -> None:
+    """Run to the end, with SIGKILL at `kills` random moments between the steps of a process's life."""
+    random = Random(str(kills))
+    for _ in range(kills):
+        process = start(out, values)
+        assert process.stdout is not None
+        # Saves are written in the background after every second step, so that a kill some
+        # microseconds after a line of output falls into any phase of a save.
+        for _ in range(random.randint(1, 12)):
+            if process.stdout.readline().startswith("done"):
+                break
+        for _ in range(random.randint(0, 20_000)):
+            pass
+        process.kill()
+        process.communicate(timeout=60)
+    process = start(out, values)
+    output, _ = process.communicate(timeout=150)
+    assert process.returncode == ExitCode.DONE, output
+
+
+def sigkill_proof(tmp_path: Path, tiny: Callable[..., Config], text: Path, kills: int) -> None:
+    """Kill, finish, compare with an undisturbed run."""
+    changes: dict[str, object] = {"train.steps": 6 * kills, "checkpoint.every_steps": 2}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_training(tiny(changes), whole, "auto")
+    kill_and_finish(killed, {**TINY, **changes, "data.path": text}, kills)
+    assert losses(killed) == losses(whole)
+    assert done(killed)["state_sha256"] == done(whole)["state_sha256"]
+    assert check(killed) == []
+    damaged = [e for e in lines(killed / "events.jsonl") if e["event"] == "ckpt_damaged"]
+    assert damaged == [], "no kill ever left a torn checkpoint under a name that readers trust"
+
+
+def test_sigkill_at_random_moments_changes_nothing(
+    tmp_path: Path, tiny: Callable[..., Config], text: Path
+) -> None:
+    sigkill_proof(tmp_path, tiny, text, kills=3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_sigkill_at_25_random_moments_changes_nothing(
+    tmp_path: Path, tiny: Callable[..., Config], text: Path
+) -> None:
+    sigkill_proof(tmp_path, tiny, text, kills=25)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -34,8 +35,15 @@ def set_options(values: Mapping[str, object]) -> list[str]:
     return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
 
 
-def start(out: Path, values: Mapping[str, object], *extra: str) -> subprocess.Popen[str]:
-    """Start ``gputrain train`` in a process of its own."""
+def start(
+    out: Path, values: Mapping[str, object], *extra: str, limits: Mapping[int, int] | None = None
+) -> subprocess.Popen[str]:
+    """Start ``gputrain train`` in a process of its own, with resource limits if given."""
+
+    def limit() -> None:
+        for number, soft in (limits or {}).items():
+            resource.setrlimit(number, (soft, resource.getrlimit(number)[1]))
+
     command = [sys.executable, "-W", "error", "-m", "gputrain", "train", "--out", str(out)]
     return subprocess.Popen(
         [*command, *set_options(values), *extra],
@@ -43,6 +51,7 @@ def start(out: Path, values: Mapping[str, object], *extra: str) -> subprocess.Po
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=limit if limits else None,
     )
 
 

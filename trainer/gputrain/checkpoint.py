@@ -380,18 +380,6 @@ def open_checkpoint(path: Path) -> Loaded:
     return Loaded(path, manifest, hash_file(path / MANIFEST).sha256, state)
 
 
-def newest_sound(run: RunDir) -> Loaded | None:
-    """The newest checkpoint whose hashes hold; damaged newer ones are set aside with an event."""
-    for path in sorted(run.ckpt.glob("step-*"), reverse=True):
-        try:
-            return open_checkpoint(path)
-        except CheckpointError as error:
-            hidden = set_aside(path, "damaged")
-            run.event("ckpt_damaged", dir=path.name, error=str(error), moved_to=hidden.name)
-            print(f"warning: {error} Going back to the one before.", flush=True)
-    return None
-
-
 @torch.no_grad()
 def load_tensors(path: Path, targets: Mapping[str, torch.Tensor]) -> None:
     """Copy the tensors of a file into `targets`, which must have the same names and shapes.

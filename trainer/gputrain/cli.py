@@ -49,8 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--resume",
         default="auto",
-        metavar="auto|none|PATH",
-        help="auto (default): the newest sound checkpoint in --out, else begin anew",
+        metavar="WHERE",
+        help="auto (default): the newest sound checkpoint in --out, else begin anew; none; a step of "
+        "this run; the path or the rclone remote of a checkpoint or run",
     )
     train.add_argument("--show-config", action="store_true", help="print every setting and its origin")
     train.set_defaults(run=_train)

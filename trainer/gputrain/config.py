@@ -92,6 +92,8 @@ class TrainConfig:
     batch_size: int = 8
     """Windows in one micro-batch of one process."""
     seed: int = 1337
+    init: str = ""
+    """Checkpoint or run whose weights a new run begins with; ignored once the run has checkpoints."""
     log_every: int = 10
     eval_every: int = 0
     """Steps between validations; 0 means only at the end."""

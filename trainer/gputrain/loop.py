@@ -19,7 +19,6 @@ from gputrain.checkpoint import (
     Saver,
     SaveRequest,
     load_tensors,
-    newest_sound,
     open_checkpoint,
 )
 from gputrain.clock import SaveClock, due
@@ -30,6 +29,7 @@ from gputrain.identity import compare_identity, identity
 from gputrain.model import GPT
 from gputrain.optim import build_optimisers, initialise_state, named_state
 from gputrain.order import derive_seed
+from gputrain.resume import choose_checkpoint, newest_of_run
 from gputrain.rundir import Control, Heartbeat, Phase, RunDir
 from gputrain.schedule import learning_rate
 from gputrain.signals import StopSignal
@@ -81,20 +81,23 @@ def run_training(config: Config, out: Path, resume: str) -> ExitCode:
     """Train in `out` until the end, a stop request or an error, and record the verdict there."""
     run = RunDir(out)
     heart = Heartbeat(run.path / "status.json", config.system.heartbeat_seconds)
+    stop = StopSignal()
     try:
-        code = Trainer(config, run, heart, resume).train()
+        code = Trainer(config, run, heart, stop, resume).train()
     except TrainerError as error:
         heart.update(phase=Phase.FAILED)
         run.event("failed", error=str(error), exit_code=int(error.exit_code))
         run.fail(error=str(error), exit_code=int(error.exit_code))
         raise
     except BaseException as error:
+        # Not FAILED.json: a crash is for whoever started us to repeat.
         heart.update(phase=Phase.FAILED)
         run.event("crashed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         heart.close()
         run.close()
+        stop.restore()
     return code
 
 
@@ -120,9 +123,8 @@ def choose_dtype(config: Config, device: torch.device) -> torch.dtype:
 class Trainer:
     """Model, optimiser, data and files of one run, and the loop over steps."""
 
-    def __init__(self, config: Config, run: RunDir, heart: Heartbeat, resume: str) -> None:
-        self.run, self.heart = run, heart
-        self.stop = StopSignal()
+    def __init__(self, config: Config, run: RunDir, heart: Heartbeat, stop: StopSignal, resume: str) -> None:
+        self.run, self.heart, self.stop = run, heart, stop
         if config.system.threads:
             torch.set_num_threads(config.system.threads)
         self.corpus: Corpus = open_corpus(config.data)
@@ -154,24 +156,18 @@ class Trainer:
                 Image("optim.safetensors", self.optim_state, pin=pin),
             ],
         )
-        self.last_saved_step = self.progress.step if self.resumed else -1
+        own = self.resumed is not None and self.resumed.path.parent == run.ckpt
+        self.last_saved_step = self.progress.step if own else -1
         self.last_val: dict[str, float] | None = None
         self.tokens_per_second = 0.0
 
     def _resume(self, resume: str) -> Loaded | None:
-        loaded: Loaded | None
-        if resume == "auto":
-            loaded = newest_sound(self.run)
-        elif resume == "none":
-            if any(self.run.ckpt.glob("step-*")):
-                raise ConfigError(
-                    f"--resume none, but {self.run.ckpt} has checkpoints. "
-                    "Give another --out, or --resume auto to go on."
-                )
-            loaded = None
-        else:
-            loaded = open_checkpoint(Path(resume))
+        loaded = choose_checkpoint(self.run, resume)
         if loaded is None:
+            if self.config.train.init:
+                warm = open_checkpoint(newest_of_run(Path(self.config.train.init)))
+                load_tensors(warm.path / "model.safetensors", self.parameters)
+                self.run.event("warm_start", path=str(warm.path), manifest_sha256=warm.manifest_sha256)
             return None
         differences = compare_identity(loaded.state.get("identity", {}), self.identity)
         if differences:
@@ -398,6 +394,8 @@ class Trainer:
         """The checkpoint this process resumed from, if nothing was trained since."""
         loaded = self.resumed
         if loaded is None or loaded.manifest["step"] != self.progress.step:
+            return None
+        if loaded.path.parent != self.run.ckpt:
             return None
         self.saver.snapshot()
         self.last_val = self.last_val or loaded.manifest.get("val")

@@ -76,6 +76,7 @@ class RunDir:
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
+            lock.close()
             raise ConfigError(
                 f"Another gputrain (pid {holder}) trains in {self.path}. Stop it, or give another --out."
             ) from None

@@ -14,8 +14,12 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.name = ""
-        for number in STOPPING:
-            signal.signal(number, self._receive)
+        self._before = {number: signal.signal(number, self._receive) for number in STOPPING}
+
+    def restore(self) -> None:
+        """Give the signals back to whoever handled them before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def __bool__(self) -> bool:
         return bool(self.name)
