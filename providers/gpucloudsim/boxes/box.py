@@ -1,0 +1,297 @@
+"""One box: a directory that lives as long as its contract, and what runs in it.
+
+    DIR/boxes/<id>/
+      root/            HOME; .ssh/authorized_keys, .vast_api_key, onstart.sh, onstart.log,
+                       .container_env and etc-environment (the environment of the create call: on a
+                       plain image only process 1 has it, SSH sessions do not),
+                       .box_boot_id (new at every start, also exported as BOX_BOOT_ID: what a real box
+                       tells by its kernel's boot_id and the start time of process 1)
+      workspace/       $WORKSPACE and $DATA_DIRECTORY
+      tmp/ bin/        $TMPDIR; bin/ is first on PATH and holds nvidia-smi
+      var/             the simulator's own: host key, ports, GPU state, number of the last start
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpucloudsim.boxes import nvidia_smi
+from gpucloudsim.boxes.files import used_bytes
+from gpucloudsim.boxes.processes import MARKER, kill_all
+from gpucloudsim.boxes.sessions import Count, Shell
+from gpucloudsim.boxes.sshd import Access, SshHost, bind, new_host_key
+from gpucloudsim.engine.model import Quirks
+
+SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+
+
+@dataclass(frozen=True)
+class BoxSpec:
+    """What the machine's owner and the customer decided about a box."""
+
+    instance_id: int
+    api_key: str
+    api_url: str
+    env: dict[str, str]
+    onstart: str | None
+    gpu_count: int
+    ssh: bool
+    quirks: Quirks
+
+
+class Box:
+    """The inside of one instance."""
+
+    def __init__(self, path: Path, spec: BoxSpec, count: Count) -> None:
+        self.path = path
+        self.spec = spec
+        self.boot = 0
+        """Number of the start that is up; 0 when the box is down."""
+        self._count = count
+        self._sockets = self._bind()
+        self._host: SshHost | None = None
+        self._onstart: subprocess.Popen[bytes] | None = None
+        self._denials: int | None = None
+
+    @property
+    def home(self) -> Path:
+        """HOME inside the box."""
+        return self.path / "root"
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """(direct, proxy) SSH ports on 127.0.0.1."""
+        return self._sockets[0].getsockname()[1], self._sockets[1].getsockname()[1]
+
+    @property
+    def listening(self) -> bool:
+        """Whether SSH is up."""
+        return self._host is not None
+
+    @property
+    def connections(self) -> int:
+        """Open SSH connections."""
+        return len(self._host.connections) if self._host else 0
+
+    def env(self) -> dict[str, str]:
+        """Environment of an SSH session in the box. Nothing of the simulator's own leaks in."""
+        boot_id = self._read("root/.box_boot_id")
+        spec = self.spec
+        direct, _ = self.ports
+        env = {
+            MARKER: str(self.path),
+            "HOME": str(self.home),
+            "USER": "root",
+            "LOGNAME": "root",
+            "SHELL": "/bin/bash",
+            "LANG": "C.UTF-8",
+            "PATH": os.pathsep.join(self._search_path()),
+            "TMPDIR": str(self.path / "tmp"),
+            "WORKSPACE": str(self.path / "workspace"),
+            "DATA_DIRECTORY": str(self.path / "workspace"),
+            "CONTAINER_ID": str(spec.instance_id),
+            "CONTAINER_API_KEY": spec.api_key,
+            "VAST_CONTAINERLABEL": f"C.{spec.instance_id}",
+            "VAST_URL": spec.api_url,
+            "VAST_TCP_PORT_22": str(direct),
+            "PUBLIC_IPADDR": "127.0.0.1",
+            "GPU_COUNT": str(spec.gpu_count),
+            "BOX_BOOT_ID": boot_id.strip(),
+        }
+        if spec.quirks.env_in_ssh:
+            env = {**self._customer_env(), **env}
+        return env
+
+    def _customer_env(self) -> dict[str, str]:
+        return {key: value for key, value in self.spec.env.items() if not key.startswith("-")}
+
+    def _search_path(self) -> list[str]:
+        own = str(self.path / "bin")
+        if self.spec.quirks.no_python:
+            return [own, str(self.path / "bin-nopython")]
+        return [own, str(Path(sys.executable).parent), *SYSTEM_PATH]
+
+    def shell(self) -> Shell:
+        """What the next SSH session starts with."""
+        quota = self.spec.quirks.quota_bytes
+        limit = None if quota is None else max(0, quota - used_bytes(self.path))
+        return Shell(self.env(), self.home, limit)
+
+    def up(self, boot: int, keys: dict[int, str]) -> bool:
+        """Start the container if this start was not done yet (also after a restart of the simulator).
+
+        Returns whether it was a new start. Blocking, short.
+        """
+        fresh = self._read("var/boot") != str(boot)
+        self._furnish()
+        if fresh:
+            (self.home / ".box_boot_id").write_text(f"{uuid.uuid4()}\n")
+            self.sync_keys(keys)
+            (self.path / "var" / "boot").write_text(str(boot))
+            self._run_onstart()
+        self.boot = boot
+        return fresh
+
+    async def listen(self) -> None:
+        """Let SSH in."""
+        if self._host is not None or not self.spec.ssh:
+            return
+        quirks = self.spec.quirks
+        key = self.path / "var" / "host_key"
+        if not key.exists():
+            new_host_key(key)
+        if self._denials is None:
+            self._denials = quirks.ssh_denied if not (self.path / "var" / "greeted").exists() else 0
+            (self.path / "var" / "greeted").touch()
+        access = Access(self.home / ".ssh" / "authorized_keys", self._denials)
+        self._host = SshHost(self.path, self.home, access, self.shell, quirks.quota_bytes, self._count)
+        if quirks.ssh_silent:
+            await self._host.open_silent(self._sockets)
+        else:
+            await self._host.open(self._sockets, key)
+
+    async def hang_up(self) -> None:
+        """Cut SSH; the processes run on."""
+        if self._host is None:
+            return
+        host, self._host = self._host, None
+        await host.close()
+        self._sockets = self._bind()
+
+    async def down(self) -> None:
+        """Stop the container: SSH ends, every process is killed, the directory stays."""
+        await self.hang_up()
+        self.boot = 0
+        self._denials = None
+        await asyncio.to_thread(kill_all, self.path)
+        self._reap()
+        quirks = self.spec.quirks
+        if quirks.host_key_changes:
+            (self.path / "var" / "host_key").unlink(missing_ok=True)
+        if quirks.port_changes:
+            (self.path / "var" / "ports").unlink(missing_ok=True)
+            self.release()
+            self._sockets = self._bind()
+
+    def release(self) -> None:
+        """Give the reserved ports back."""
+        for sock in self._sockets:
+            sock.close()
+
+    async def delete(self) -> None:
+        """End of the contract: processes killed, directory deleted."""
+        await self.down()
+        self.release()
+        await asyncio.to_thread(wipe, self.path)
+
+    def sync_keys(self, keys: dict[int, str]) -> None:
+        """Add the contract's keys to authorized_keys; lines that the box added itself stay."""
+        file = self.home / ".ssh" / "authorized_keys"
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        present = self._read("root/.ssh/authorized_keys").splitlines()
+        missing = [text.strip() for text in keys.values() if text.strip() not in present]
+        if missing or not file.exists():
+            file.write_text("".join(f"{line}\n" for line in [*present, *missing]))
+            file.chmod(0o600)
+
+    def drop_key(self, text: str) -> None:
+        """Remove one key."""
+        file = self.home / ".ssh" / "authorized_keys"
+        kept = [line for line in self._read("root/.ssh/authorized_keys").splitlines() if line.strip() != text.strip()]
+        file.write_text("".join(f"{line}\n" for line in kept))
+
+    def log_text(self) -> str:
+        """What the container wrote (the output of onstart)."""
+        return self._read("root/onstart.log")
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def _bind(self) -> tuple:  # type: ignore[type-arg]
+        file = self.path / "var" / "ports"
+        wanted: list[int | None] = [None, None]
+        with contextlib.suppress(OSError, ValueError):
+            wanted = json.loads(file.read_text())
+        sockets = (bind(wanted[0]), bind(wanted[1]))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([sock.getsockname()[1] for sock in sockets]))
+        return sockets
+
+    def _furnish(self) -> None:
+        """Make what a container's image and the vendor put there, once."""
+        if (self.path / "var" / "furnished").exists():
+            return
+        for name in ("root/.ssh", "workspace", "tmp", "bin", "var"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        key = self.home / ".vast_api_key"
+        key.write_text(self.spec.api_key + "\n")
+        key.chmod(0o600)
+        lines = "".join(f"{name}={value}\n" for name, value in self._customer_env().items())
+        (self.home / ".container_env").write_text(lines)
+        (self.home / "etc-environment").write_text("")
+        (self.home / ".bashrc").write_text(f"[ -z \"$PS1\" ] && return\nPS1='root@C.{self.spec.instance_id}:\\w\\$ '\n")
+        if self.spec.onstart:
+            script = self.home / "onstart.sh"
+            script.write_text(self.spec.onstart)
+            script.chmod(0o755)
+        if self.spec.quirks.smi != "missing":
+            smi = self.path / "bin" / "nvidia-smi"
+            source = Path(nvidia_smi.__file__)
+            smi.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{source}" "{self.path}" "$@"\n')
+            smi.chmod(0o755)
+        if self.spec.quirks.no_python:
+            self._farm_without_python()
+        (self.path / "var" / "furnished").touch()
+
+    def _farm_without_python(self) -> None:
+        farm = self.path / "bin-nopython"
+        farm.mkdir(exist_ok=True)
+        for folder in SYSTEM_PATH:
+            for tool in Path(folder).glob("*"):
+                link = farm / tool.name
+                if not tool.name.startswith(("python", "pypy", "nvidia-smi")) and not link.is_symlink():
+                    link.symlink_to(tool)
+
+    def _run_onstart(self) -> None:
+        if not self.spec.onstart:
+            return
+        with (self.home / "onstart.log").open("ab") as log:
+            self._onstart = subprocess.Popen(
+                ["/bin/bash", str(self.home / "onstart.sh")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.home,
+                env={**self._customer_env(), **self.env()},
+                start_new_session=True,
+            )
+
+    def _reap(self) -> None:
+        if self._onstart is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._onstart.wait(1)
+            self._onstart = None
+
+
+def wipe(path: Path) -> None:
+    """Delete a box's directory, whatever was left in it. Its name changes first, so that no half-
+    deleted box can be taken for a whole one."""
+    if not path.exists():
+        return
+    kill_all(path)
+    doomed = path.with_name(f".deleted-{path.name}-{secrets.token_hex(3)}")
+    os.replace(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

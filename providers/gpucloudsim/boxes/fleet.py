@@ -1,0 +1,145 @@
+"""Keeps the boxes as the engine says they should be: up, down, unreachable or deleted.
+
+It compares wish and fact each time instead of following events, so it comes to the same end after the
+simulator was killed at any point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpucloudsim.boxes import gpu
+from gpucloudsim.boxes.box import Box, BoxSpec, wipe
+from gpucloudsim.boxes.files import used_bytes
+from gpucloudsim.engine.catalog import GpuModel
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How one box should be."""
+
+    spec: BoxSpec
+    gpu: GpuModel
+    driver: str
+    cuda: float
+    boot: int
+    """Number of the start that should be up; 0 for down."""
+    reachable: bool
+    ssh_from: float
+    """Wall time (seconds) from which SSH answers."""
+    keys: dict[int, str]
+
+
+class Fleet:
+    """All boxes of a simulated cloud."""
+
+    def __init__(self, directory: Path, transferred: Callable[[int, int, int], None]) -> None:
+        self.directory = directory
+        self.boxes: dict[int, Box] = {}
+        self.gpus: dict[int, list[dict[str, Any]]] = {}
+        """Latest GPU rows by instance."""
+        self.disk_used: dict[int, int] = {}
+        self._load: dict[int, gpu.GpuModelState] = {}
+        self._disk_at: dict[int, float] = {}
+        self._wishes: dict[int, Wish] = {}
+        self._transferred = transferred
+        self._lock = asyncio.Lock()
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def box(self, wish: Wish) -> Box:
+        """The box of an instance, made on first use."""
+        number = wish.spec.instance_id
+        if number not in self.boxes:
+
+            def count(from_box: int, to_box: int) -> None:
+                self._transferred(number, from_box, to_box)
+
+            self.boxes[number] = Box(self.directory / str(number), wish.spec, count)
+        return self.boxes[number]
+
+    async def reconcile(self, wishes: Iterable[Wish]) -> None:
+        """Make the boxes so. Boxes that nobody wishes for are deleted."""
+        async with self._lock:
+            self._wishes = {wish.spec.instance_id: wish for wish in wishes}
+            for number in [n for n in self.boxes if n not in self._wishes]:
+                await self._forget(number)
+            for wish in self._wishes.values():
+                await self._fit(wish)
+
+    async def sweep(self) -> None:
+        """Delete directories that no instance owns (the simulator was killed while deleting)."""
+        async with self._lock:
+            for path in self.directory.iterdir():
+                if path.name.startswith(".deleted-"):
+                    await asyncio.to_thread(shutil.rmtree, path, True)
+                elif path.name.isdigit() and int(path.name) not in self._wishes:
+                    await asyncio.to_thread(wipe, path)
+
+    async def _forget(self, number: int) -> None:
+        await self.boxes.pop(number).delete()
+        for table in (self.gpus, self.disk_used, self._load, self._disk_at):
+            table.pop(number, None)
+
+    async def _fit(self, wish: Wish) -> None:
+        box = self.box(wish)
+        if box.boot not in (0, wish.boot) or (wish.boot == 0 and (box.boot or not (box.path / "var" / "down").exists())):
+            await box.down()
+            (box.path / "var" / "down").touch()
+        if wish.boot == 0:
+            return
+        (box.path / "var" / "down").unlink(missing_ok=True)
+        if box.boot != wish.boot:
+            box.up(wish.boot, wish.keys)
+            await asyncio.to_thread(self._sample, wish)
+        box.sync_keys(wish.keys)
+        if not wish.reachable:
+            await box.hang_up()
+        elif time.time() >= wish.ssh_from:
+            await box.listen()
+
+    async def blank(self, number: int) -> None:
+        """Give an instance an empty disk (its container was recreated)."""
+        async with self._lock:
+            if number in self.boxes:
+                await self._forget(number)
+
+    async def sample(self) -> None:
+        """Bring the GPU state of all running boxes up to date (call about once a second)."""
+        for wish in list(self._wishes.values()):
+            box = self.boxes.get(wish.spec.instance_id)
+            if box is not None and box.boot:
+                await asyncio.to_thread(self._sample, wish)
+
+    def _sample(self, wish: Wish) -> None:
+        number = wish.spec.instance_id
+        box = self.boxes.get(number)
+        if box is None or not (box.path / "var").exists():
+            return
+        now = time.monotonic()
+        state = self._load.setdefault(number, gpu.GpuModelState(at=now))
+        rows, apps = gpu.measure(box.path, state, now, wish.gpu, wish.spec.gpu_count)
+        self.gpus[number] = rows
+        if now - self._disk_at.get(number, 0.0) > 10:
+            self._disk_at[number] = now
+            self.disk_used[number] = used_bytes(box.path)
+        try:
+            gpu.write(box.path, rows, apps, wish.driver, wish.cuda, wish.spec.quirks.smi, time.time())
+        except FileNotFoundError:
+            return  # deleted meanwhile
+
+    async def close(self, kill: bool) -> None:
+        """Let go of all boxes; with `kill` their processes end and their directories are deleted."""
+        async with self._lock:
+            for box in self.boxes.values():
+                if kill:
+                    await box.delete()
+                else:
+                    await box.hang_up()
+                    box.release()
+            self.boxes.clear()

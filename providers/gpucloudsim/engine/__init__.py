@@ -1,0 +1,1 @@
+"""The market and the life of instances: vendor-neutral, no clock, no socket, no disk."""

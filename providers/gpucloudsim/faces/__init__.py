@@ -1,0 +1,1 @@
+"""Vendor APIs: each face translates one vendor's HTTP into the engine's words."""

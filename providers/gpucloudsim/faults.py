@@ -1,0 +1,217 @@
+"""Fault switches: everything that a cloud does wrong, by name.
+
+One table, `KINDS`, names every switch and says what it does. A switch can be set by flag
+(`--fault name=arg`), over HTTP at run time (`POST /_sim/faults`), for so many calls (`count`), with a
+probability, and from the k-th matching call on (`skip`). Several settings of one switch may be active.
+
+Arguments of the general HTTP switches are `endpoint[:detail…]`; an endpoint is a name such as
+`create`, `list`, `show`, `destroy`, `state`, `label`, `search`, `logs`, `user`, or `*` for all.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import msgspec
+
+from gpucloudsim.engine.model import BootPlan, Quirks
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a switch does. `base` and `base_arg` make it a shorthand for a general one."""
+
+    doc: str
+    base: str = ""
+    base_arg: str = ""
+
+
+KINDS: dict[str, Kind] = {
+    # Any endpoint.
+    "hang_before": Kind("ENDPOINT: never answers; nothing was done"),
+    "hang_after": Kind("ENDPOINT: does the work, then never answers"),
+    "reset_before": Kind("ENDPOINT: the connection is cut; nothing was done"),
+    "reset_after": Kind("ENDPOINT: does the work, then the connection is cut"),
+    "status_before": Kind("ENDPOINT:CODE: answers with this status and a proxy's HTML page; nothing was done"),
+    "status_after": Kind("ENDPOINT:CODE: does the work, then answers with this status and a proxy's HTML page"),
+    "throttle": Kind("ENDPOINT[:json|detail|text[:RETRY_AFTER]]: 429 in one of the three bodies seen"),
+    "html": Kind("ENDPOINT: 200 with a web page in place of JSON"),
+    "truncate": Kind("ENDPOINT: does the work, then half of the JSON arrives"),
+    "empty_object": Kind("ENDPOINT: 200 with {}"),
+    "empty_array": Kind("ENDPOINT: 200 with []"),
+    "refuse": Kind("ENDPOINT[:ERROR]: 200 with success:false and an error code; nothing was done"),
+    "slow": Kind("ENDPOINT:SECONDS: answers so much later"),
+    "auth_error": Kind("ENDPOINT: the key is not known (404 auth_error)"),
+    # Create.
+    "create_hang_after": Kind("create: the machine is rented, the answer never comes", "hang_after", "create"),
+    "create_hang_before": Kind("create: no answer, nothing rented", "hang_before", "create"),
+    "create_502_after": Kind("create: the machine is rented, a proxy answers 502", "status_after", "create:502"),
+    "create_500_after": Kind("create: the machine is rented, the server answers 500", "status_after", "create:500"),
+    "create_500_before": Kind("create: 500 and nothing rented", "status_before", "create:500"),
+    "create_reset_after": Kind("create: the machine is rented, the connection is cut", "reset_after", "create"),
+    "create_truncated": Kind("create: the machine is rented, half of the answer arrives", "truncate", "create"),
+    "create_429": Kind("create: 429 with a `detail` body", "throttle", "create:detail"),
+    "create_429_json": Kind("create: 429 with an `error` body", "throttle", "create:json"),
+    "create_429_text": Kind("create: 429 with plain text", "throttle", "create:text"),
+    "create_false_with_contract": Kind("create: success:false, yet new_contract is there and bills its disk"),
+    "create_false_without_contract": Kind("create: 200 success:false, nothing rented"),
+    "create_insufficient_credit": Kind("create[=HTTP status, default 200]: insufficient_credit, nothing rented"),
+    "create_no_such_ask": Kind("create[=410|404|400]: the offer is gone"),
+    "create_unscheduled": Kind("create: the contract exists, the container is never scheduled and stands stopped"),
+    # Lists and reads.
+    "list_empty_object": Kind("list: 200 with {}", "empty_object", "list"),
+    "list_empty_array": Kind("list: 200 with []", "empty_array", "list"),
+    "list_refused": Kind("list: 200 success:false without instances", "refuse", "list:internal_error"),
+    "list_html": Kind("list: 200 with a web page", "html", "list"),
+    "list_truncated": Kind("list: truncated JSON", "truncate", "list"),
+    "list_retired": Kind("list: the v1 list answers 410 deprecated_endpoint as v0 does"),
+    "list_empty": Kind("list: 200 success:true with no instances, though there are some"),
+    "list_page_error": Kind("list: the first page comes, the second answers 500"),
+    "list_short": Kind("list: the first page comes and claims to be the last"),
+    "list_bad_total": Kind("list: total_instances says more than the rows show"),
+    "lag_create": Kind("N: a new instance is missing from the next N reads that would show it"),
+    "lag_destroy": Kind("N: a destroyed instance still shows in the next N reads"),
+    "show_null": Kind("show: {\"instances\": null} though the instance exists"),
+    "fields_null": Kind("instances: start_date, extra_env, ports, label and others are null"),
+    "fields_wrong_type": Kind("instances: numbers arrive as strings, strings as numbers"),
+    "fields_extra": Kind("instances and offers carry fields nobody has documented"),
+    "status_unknown": Kind("WORD: actual_status is a word nobody has documented"),
+    "start_refused": Kind("queued|reverted: start answers resources_unavailable"),
+    "logs_never": Kind("logs: the result URL answers 404 for ever"),
+    "credit_null": Kind("user: credit is null"),
+    "clock_skew": Kind("SECONDS: dates in answers are shifted by so much"),
+    # Machines and boxes; drawn when an instance is created.
+    "boot_stuck": Kind("the box loads for ever"),
+    "boot_oci_error": Kind("the container cannot be created (OCI runtime error); the intent flips to stopped"),
+    "boot_image_missing": Kind("the image cannot be pulled; the intent flips to stopped"),
+    "boot_strange": Kind("boots, reporting unknown status words on the way"),
+    "boot_slow": Kind("FACTOR: boots so many times slower"),
+    "ssh_refused": Kind("SECONDS: SSH refuses connections so long after `running`"),
+    "ssh_denied": Kind("N: so many authentications fail before the keys are known"),
+    "ssh_never": Kind("the SSH port accepts connections and says nothing"),
+    "host_key_change": Kind("the host key changes at every start"),
+    "port_change": Kind("the SSH ports change at every start"),
+    "no_python": Kind("the box has no python on its PATH"),
+    "disk_full": Kind("BYTES: the box's disk holds so much (see gpucloudsim.boxes.files)"),
+    "smi": Kind("missing|na|err|mismatch|nodriver|nodevices: what nvidia-smi of the box is like"),
+    "env_in_ssh": Kind("the container's environment is present in SSH sessions"),
+}
+
+
+class Fault(msgspec.Struct):
+    """One active setting of a switch."""
+
+    name: str
+    arg: str = ""
+    count: int | None = None
+    """Calls it still hits; None for ever."""
+    probability: float = 1.0
+    skip: int = 0
+    """Matching calls to let pass first."""
+    hits: int = 0
+
+
+class UnknownFaultError(ValueError):
+    """There is no switch of that name."""
+
+
+def parse(text: str) -> Fault:
+    """Read `name[=arg][*count][@k][~probability]`, e.g. `create_hang_after*1@2` (the second create, once).
+
+    Raises UnknownFaultError, ValueError.
+    """
+    probability, skip, count = 1.0, 0, None
+    if "~" in text:
+        text, _, tail = text.rpartition("~")
+        probability = float(tail)
+    if "@" in text:
+        text, _, tail = text.rpartition("@")
+        skip = int(tail) - 1
+    if "*" in text and text.rpartition("*")[2].isdigit():
+        text, _, tail = text.rpartition("*")
+        count = int(tail)
+    name, _, arg = text.partition("=")
+    check(name)
+    return Fault(name, arg, count, probability, skip)
+
+
+def check(name: str) -> None:
+    """Raises UnknownFaultError unless there is such a switch."""
+    if name not in KINDS:
+        raise UnknownFaultError(f"no fault switch {name!r}; GET /_sim/faults lists them")
+
+
+class Faults:
+    """The switches that are on. Asking for one uses it up."""
+
+    def __init__(self, seed: int, active: list[Fault] | None = None) -> None:
+        self.active: list[Fault] = active if active is not None else []
+        self._random = random.Random(seed)
+
+    def add(self, fault: Fault) -> None:
+        """Switch one on. Raises UnknownFaultError."""
+        check(fault.name)
+        self.active.append(fault)
+
+    def clear(self, name: str | None = None) -> None:
+        """Switch off all, or all settings of one name."""
+        self.active[:] = [fault for fault in self.active if name is not None and fault.name != name]
+
+    def take(self, name: str, endpoint: str | None = None) -> str | None:
+        """The argument of the switch if it hits this call ('' when it has none), else None.
+
+        For general switches `endpoint` selects the settings that concern this call and the rest of
+        the argument is returned.
+        """
+        for fault in self.active:
+            kind = KINDS[fault.name]
+            if endpoint is not None and kind.base == name:
+                target, _, rest = kind.base_arg.partition(":")
+            elif fault.name == name:
+                target, _, rest = fault.arg.partition(":") if endpoint is not None else ("", "", fault.arg)
+            else:
+                continue
+            if endpoint is not None and target not in ("*", endpoint):
+                continue
+            if self._hits(fault):
+                return rest
+        return None
+
+    def _hits(self, fault: Fault) -> bool:
+        if fault.skip > 0:
+            fault.skip -= 1
+            return False
+        if fault.count == 0 or (fault.probability < 1 and self._random.random() >= fault.probability):
+            return False
+        if fault.count is not None:
+            fault.count -= 1
+        fault.hits += 1
+        return True
+
+    def draw_quirks(self) -> Quirks:
+        """What the next box will be like. Uses up one count of each box switch that is on."""
+        boot = BootPlan.NORMAL
+        for name, plan in (
+            ("boot_stuck", BootPlan.STUCK),
+            ("boot_oci_error", BootPlan.OCI_ERROR),
+            ("boot_image_missing", BootPlan.IMAGE_MISSING),
+            ("boot_strange", BootPlan.STRANGE),
+        ):
+            if boot is BootPlan.NORMAL and self.take(name) is not None:
+                boot = plan
+        quota = self.take("disk_full")
+        base = Quirks()
+        return Quirks(
+            boot=boot,
+            boot_factor=float(self.take("boot_slow") or 1),
+            ssh_refused_s=float(self.take("ssh_refused") or base.ssh_refused_s),
+            ssh_denied=int(self.take("ssh_denied") or base.ssh_denied),
+            ssh_silent=self.take("ssh_never") is not None,
+            host_key_changes=self.take("host_key_change") is not None,
+            port_changes=self.take("port_change") is not None,
+            no_python=self.take("no_python") is not None,
+            quota_bytes=int(quota or 0) if quota is not None else None,
+            smi=self.take("smi") or "",
+            env_in_ssh=self.take("env_in_ssh") is not None,
+        )
