@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gputrain import __version__, config
-from gputrain.errors import TrainerError
+from gputrain.errors import DataError, TrainerError
 
 EPILOG = """\
 examples:
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, help="run directory; made if absent")
     train.add_argument("--profile", help=f"built-in: {', '.join(config.profile_names())}")
     train.add_argument("--config", type=Path, help="TOML file; wins over the profile")
-    train.add_argument("--data", action="append", help="text file; may be repeated")
+    train.add_argument("--data", action="append", help="shards, text file or pattern; may be repeated")
     train.add_argument("--steps", help="optimiser steps (train.steps)")
     train.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting; wins over all"
@@ -55,6 +55,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--show-config", action="store_true", help="print every setting and its origin")
     train.set_defaults(run=_train)
+
+    shard = commands.add_parser("shard", help="turn text into token shards")
+    shard.add_argument("text", nargs="+", type=Path, help="UTF-8 text files")
+    shard.add_argument("--out", type=Path, required=True, help="directory of the shards")
+    shard.add_argument("--tokenizer", default="bytes", help="bytes (default) or a tokenizer.json")
+    shard.add_argument("--separator", default="", help="text between documents; default: a file is one")
+    shard.add_argument("--val-ratio", type=float, default=0.0, help="share of documents held out")
+    shard.add_argument("--shard-tokens", type=int, default=100_000_000, help="tokens in one shard")
+    shard.set_defaults(run=_shard)
     return parser
 
 
@@ -84,6 +93,27 @@ def _train(args: argparse.Namespace) -> int:
     from gputrain.loop import run_training
 
     return int(run_training(resolved, args.out, args.resume))
+
+
+def _shard(args: argparse.Namespace) -> int:
+    from gputrain.shards import write_shards
+    from gputrain.tokenizer import open_tokenizer
+
+    def documents() -> Iterator[str]:
+        for path in args.text:
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace")
+            except OSError as error:
+                raise DataError(f"Cannot read {path}: {error.strerror}.") from error
+            yield from text.split(args.separator) if args.separator else [text]
+
+    tokenizer = open_tokenizer(args.tokenizer)
+    manifest = write_shards(
+        documents(), args.out, tokenizer, val_ratio=args.val_ratio, shard_tokens=args.shard_tokens
+    )
+    for split, totals in manifest["totals"].items():
+        print(f"{split}: {totals['docs']} documents, {totals['tokens']} tokens, {totals['text_bytes']} bytes")
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,7 +52,12 @@ class DataConfig:
     """Where the tokens come from."""
 
     path: tuple[str, ...] = ()
-    """Text files (bytes are tokens); empty means the text that ships with Python itself."""
+    """Directories of shards, text files (bytes are tokens) or patterns of them; empty means the
+    text that ships with Python itself."""
+    weights: tuple[float, ...] = ()
+    """Share of each path in the mixture; empty means that an epoch reads everything once."""
+    verify: bool = True
+    """Hash every shard before training; without it presence, sizes and headers are checked."""
     val_fraction: float = 0.01
     """Share of a text file, taken from its end, that is never trained on."""
 

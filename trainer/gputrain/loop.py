@@ -23,7 +23,7 @@ from gputrain.checkpoint import (
 )
 from gputrain.clock import SaveClock, due
 from gputrain.config import Config
-from gputrain.data import Corpus, Sampler, Windows, as_batch, open_corpus
+from gputrain.data import Prefetcher, Sampler, Windows, as_batch, open_data
 from gputrain.errors import CheckpointError, ConfigError, DivergedError, ExitCode, StorageError, TrainerError
 from gputrain.identity import compare_identity, identity
 from gputrain.model import GPT
@@ -83,7 +83,11 @@ def run_training(config: Config, out: Path, resume: str) -> ExitCode:
     heart = Heartbeat(run.path / "status.json", config.system.heartbeat_seconds)
     stop = StopSignal()
     try:
-        code = Trainer(config, run, heart, stop, resume).train()
+        trainer = Trainer(config, run, heart, stop, resume)
+        try:
+            code = trainer.train()
+        finally:
+            trainer.close()
     except TrainerError as error:
         heart.update(phase=Phase.FAILED)
         run.event("failed", error=str(error), exit_code=int(error.exit_code))
@@ -127,18 +131,19 @@ class Trainer:
         self.run, self.heart, self.stop = run, heart, stop
         if config.system.threads:
             torch.set_num_threads(config.system.threads)
-        self.corpus: Corpus = open_corpus(config.data)
-        vocab = config.model.vocab or self.corpus.vocab
-        if vocab < self.corpus.vocab:
-            raise ConfigError(f"model.vocab is {vocab}, but the data has {self.corpus.vocab} token ids.")
+        self.data = open_data(config.data, full=config.data.verify)
+        vocab = config.model.vocab or self.data.vocab
+        if vocab < self.data.vocab:
+            raise ConfigError(f"model.vocab is {vocab}, but the data has {self.data.vocab} token ids.")
         self.config = config = replace(config, model=replace(config.model, vocab=vocab))
-        self.sampler = Sampler(self.corpus, config.model.context, config.train.seed)
-        self.val_windows = Windows(self.corpus.val, config.model.context)
+        self.sampler = Sampler(self.data, config.model.context, config.train.seed)
+        self.val_windows = Windows(self.data.val, config.model.context)
         self.plan = make_plan(config, self.sampler.windows_per_epoch)
-        self.identity = identity(config, self.corpus.sha256, self.plan.tokens_per_step)
+        self.identity = identity(config, self.data.sha256, self.plan.tokens_per_step)
 
         self.device = choose_device(config)
         self.dtype = choose_dtype(config, self.device)
+        self.batches = Prefetcher(self.sampler, self.device)
         torch.manual_seed(config.train.seed)
         self.model = GPT(config.model, self.dtype).to(self.device)
         self.optimisers = build_optimisers(self.model, config.optim)
@@ -188,6 +193,11 @@ class Trainer:
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{loaded.path}/state.json lacks {error}.") from error
 
+    def close(self) -> None:
+        """End the threads; a checkpoint that is being written is finished first."""
+        self.batches.close()
+        self.saver.wait()
+
     def train(self) -> ExitCode:
         """Run steps until the plan is fulfilled or a stop is asked for."""
         run, plan, progress = self.run, self.plan, self.progress
@@ -231,15 +241,13 @@ class Trainer:
         All randomness is reseeded per micro-batch from its place in the run, so there is no
         generator state that a resume could get wrong.
         """
-        config, plan = self.config, self.plan
+        config, plan, size = self.config, self.plan, self.config.train.batch_size
         rate = learning_rate(config.optim, self.progress.step, plan.total_steps)
         total = torch.zeros((), device=self.device)
         for micro in range(plan.micro_batches):
-            first = self.progress.next_sample + micro * config.train.batch_size
+            first = self.progress.next_sample + micro * size
             torch.manual_seed(derive_seed(config.train.seed, first))
-            inputs, targets = self.sampler.batch(first, config.train.batch_size)
-            inputs = inputs.to(self.device, non_blocking=True)
-            targets = targets.to(self.device, non_blocking=True)
+            inputs, targets = self.batches.batch(first, size, first + size)
             loss = self.model(inputs, targets) / plan.micro_batches
             loss.backward()
             total += loss.detach()
@@ -265,7 +273,7 @@ class Trainer:
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "config_sha256": self.config.sha256(),
-            "data_sha256": self.corpus.sha256,
+            "data_sha256": self.data.sha256,
         }
         if self.resumed is None:
             self.run.event("started", **facts)
@@ -276,7 +284,7 @@ class Trainer:
         say(
             f"{verb}: {count / 1e6:.2f}M parameters on {self.device} {facts['dtype']}, "
             f"{self.plan.total_steps} steps of {self.plan.tokens_per_step} tokens, "
-            f"data {self.corpus.name}"
+            f"data {self.data.name}"
         )
 
     def _log(self, loss: float, norm: float, rate: float) -> None:
@@ -319,7 +327,7 @@ class Trainer:
             total += float(loss) * len(windows)
         self.model.train()
         loss = total / count
-        bits = loss / math.log(2) / self.corpus.bytes_per_token
+        bits = loss / math.log(2) / self.data.bytes_per_token
         self.last_val = {"loss": loss, "bits_per_byte": bits}
         best = self.progress.best_val
         self.progress.best_val = loss if best is None else min(best, loss)
@@ -373,7 +381,7 @@ class Trainer:
             "wall_s": round(progress.trained_s, 3),
             "world_size": 1,
             "config_sha256": self.config.sha256(),
-            "data_sha256": self.corpus.sha256,
+            "data_sha256": self.data.sha256,
             "val": self.last_val,
         }
         self.saver.save(SaveRequest(progress.step, tokens, kind, state, facts))
