@@ -61,7 +61,7 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         connection = await aiosqlite.connect(path, isolation_level=None)
         try:
-            path.chmod(0o600)
+            path.chmod(0o600)  # noqa: ASYNC240 - once, before anything else runs
             for pragma in PRAGMAS:
                 await connection.execute(pragma)
             await _migrate(connection, path)

@@ -113,7 +113,9 @@ def boot_id():
 def run_quietly(argv, seconds):
     """Output of a command, None when it is missing, fails or takes too long."""
     try:
-        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds)
+        done = subprocess.run(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
@@ -153,9 +155,21 @@ def state_of(folder):
     except (OSError, ValueError):
         state = {"phase": "none"}
     state["supervised"] = not lock(folder, probe_only=True)
-    if state["phase"] in ("starting", "running") and not state["supervised"]:
+    if state["phase"] in ("starting", "running") and not state["supervised"] and not alive(state):
         state["phase"] = "vanished"
     return state
+
+
+def alive(state):
+    """Whether the stage's own process still runs although nobody supervises it; its exit code is lost then."""
+    pid = state.get("pid")
+    if not isinstance(pid, int) or state.get("boot_id") != boot_id():
+        return False
+    try:
+        os.killpg(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def lock(folder, probe_only=False):
@@ -417,7 +431,8 @@ def send():
                 emit({"i": number, "error": "not a regular file", "gone": False})
                 continue
             size = info.st_size
-            offset = offset if 0 <= offset <= size else 0
+            # resume only what has not changed since the part at home was made
+            offset = offset if 0 <= offset <= size and task.get("id") == identity(info) else 0
             out.write(json.dumps({"i": number, "id": identity(info), "offset": offset}).encode() + b"\n")
             small = size <= CHUNK
             digest = hashlib.sha256() if small else Hasher()

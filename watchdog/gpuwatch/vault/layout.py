@@ -1,0 +1,95 @@
+"""Where things lie in the vault, and that nothing from a box gets out of it (I6).
+
+<vault>/.gputui-vault                   the marker: without it nothing is verified or pruned
+<vault>/<run>/<relative path>           files, under their names on the box
+<vault>/<run>/job.log                   the job's output
+<vault>/<run>/.receipts/<digest>.json   proofs
+<vault>/<run>/.partial/                 downloads under way, same file system
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+MARKER = ".gputui-vault"
+RECEIPTS = ".receipts"
+PARTIAL = ".partial"
+LOG = "job.log"
+_RESERVED = frozenset({RECEIPTS, PARTIAL, LOG, MARKER})
+_MAX_PATH = 3000
+
+
+class HostilePath(ValueError):
+    """A name from a box that may not become a file of the vault."""
+
+
+class VaultUnusable(OSError):
+    """The vault is not there (unmounted disk?), not writable, or full. Nothing counts as verified."""
+
+
+def relative_parts(path: str) -> tuple[str, ...]:
+    """The parts of a box's relative path. Raises HostilePath for anything that could leave or confuse the vault."""
+    raw = os.fsencode(path)
+    if not raw or len(raw) > _MAX_PATH or b"\0" in raw or raw.startswith(b"/"):
+        raise HostilePath(f"no relative path: {path[:80]!r}")
+    parts = tuple(path.split("/"))
+    for part in parts:
+        if part in ("", ".", "..") or len(os.fsencode(part)) > 255:
+            raise HostilePath(f"no plain relative path: {path[:80]!r}")
+    if parts[0] in _RESERVED:
+        raise HostilePath(f"{parts[0]!r} is a name that the vault keeps for itself")
+    return parts
+
+
+class Vault:
+    """One vault. `check` before trusting it: the marker says that this is the right disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create(self) -> None:
+        """Make the vault and its marker, when neither exists. A folder without marker but with files is refused."""
+        marker = self.root / MARKER
+        if marker.exists():
+            return
+        if self.root.exists() and any(self.root.iterdir()):
+            raise VaultUnusable(
+                f"{self.root} is not empty and has no {MARKER}: if it is the right disk, `touch {marker}` and start again"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        marker.write_text("gputui vault, format 1. Without this file nothing here is verified or pruned.\n")
+
+    def check(self) -> None:
+        """Raises VaultUnusable when the marker is gone (unmounted disk)."""
+        if not (self.root / MARKER).is_file():
+            raise VaultUnusable(f"the vault {self.root} has lost its marker {MARKER} (is the disk mounted?)")
+
+    def run(self, run_id: str) -> Path:
+        """The folder of a run."""
+        return self.root / run_id
+
+    def destination(self, run_id: str, path: str) -> Path:
+        """Where a box's file belongs. Raises HostilePath."""
+        return self.run(run_id).joinpath(*relative_parts(path))
+
+    def partial(self, run_id: str) -> Path:
+        """Where downloads under way lie."""
+        return self.run(run_id) / PARTIAL
+
+    def receipts(self, run_id: str) -> Path:
+        """Where proofs lie."""
+        return self.run(run_id) / RECEIPTS
+
+    def log(self, run_id: str) -> Path:
+        """The job's captured output."""
+        return self.run(run_id) / LOG
+
+
+def fsync_folder(path: Path) -> None:
+    """Make names in this folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,131 @@
+"""A file on its way into the vault: written, made durable, read back from the disk, hashed, named.
+
+The re-read runs a window behind the writes: each window is fsynced, dropped from the page
+cache where the system can do that, read again and hashed, while the next one arrives.
+So the hash is of what the disk holds, and costs no time of its own. Blocking: lives in a
+worker thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuwatch.vault.layout import fsync_folder
+
+WINDOW = 64 << 20
+_READ = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PartName:
+    """Where a download under way lies: content and, beside it, the identity of the box file it is of."""
+
+    content: Path
+    note: Path
+
+    @classmethod
+    def of(cls, folder: Path, path: str) -> PartName:
+        """The names for a box path, independent of how hostile that path is."""
+        key = hashlib.sha256(os.fsencode(path)).hexdigest()[:40]
+        return cls(folder / f"{key}.part", folder / f"{key}.json")
+
+    def resumable(self, identity: tuple[int, int, int, int], boot_id: str) -> int:
+        """Bytes already here of exactly this version of the file, 0 when it must start again."""
+        try:
+            note = json.loads(self.note.read_text())
+            size = self.content.stat().st_size
+        except (OSError, ValueError):
+            return 0
+        return size if note == {"identity": list(identity), "boot_id": boot_id} and size <= identity[0] else 0
+
+    def remember(self, identity: tuple[int, int, int, int], boot_id: str) -> None:
+        """Note which version the content will be of; before the first byte."""
+        self.note.parent.mkdir(parents=True, exist_ok=True)
+        self.note.write_text(json.dumps({"identity": list(identity), "boot_id": boot_id}))
+
+    def discard(self) -> None:
+        """Forget what is here."""
+        for path in (self.content, self.note):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+class Sink:
+    """Takes a file's bytes from `offset` on; `finish` returns the SHA-256 of what the disk holds.
+
+    OSError (disk full among them) comes out of `write` or `finish`; the partial file stays
+    for a later resume and nothing ever appears under a final name that is not proved.
+    """
+
+    def __init__(self, part: Path, offset: int) -> None:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        os.ftruncate(self._descriptor, offset)
+        self._part = part
+        self.size = offset
+        self._digest = hashlib.sha256()
+        self._read = 0
+        self._checker: threading.Thread | None = None
+        self._failed: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._descriptor, view, self.size)
+            self.size += written
+            view = view[written:]
+        if self.size - self._read >= WINDOW and (self._checker is None or not self._checker.is_alive()):
+            self._join()
+            self._checker = threading.Thread(target=self._check_to, args=(self.size,), daemon=True)
+            self._checker.start()
+
+    def finish(self) -> str:
+        """Everything durable and read back; the hash. The file keeps its partial name."""
+        self._join()
+        self._check_to(self.size)
+        if self._failed is not None:
+            raise self._failed
+        return self._digest.hexdigest()
+
+    def publish(self, target: Path, mtime_ns: int) -> None:
+        """Give the proved file its final name, durably."""
+        os.utime(self._descriptor, ns=(mtime_ns, mtime_ns))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self._part, target)  # noqa: PTH105 - the descriptor's own name
+        fsync_folder(target.parent)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._join(quiet=True)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _join(self, *, quiet: bool = False) -> None:
+        if self._checker is not None:
+            self._checker.join()
+            self._checker = None
+        if self._failed is not None and not quiet:
+            raise self._failed
+
+    def _check_to(self, end: int) -> None:
+        """Sync, drop from the cache, read back and hash everything up to `end`."""
+        try:
+            os.fdatasync(self._descriptor)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(self._descriptor, self._read, end - self._read, os.POSIX_FADV_DONTNEED)
+            while self._read < end:
+                chunk = os.pread(self._descriptor, min(_READ, end - self._read), self._read)
+                if not chunk:
+                    raise OSError(5, "the file is shorter on disk than what was written", str(self._part))
+                self._digest.update(chunk)
+                self._read += len(chunk)
+        except OSError as error:
+            self._failed = error
