@@ -75,7 +75,9 @@ class Control:
             "bytes_from_box": instance.bytes_up,
             "bytes_to_box": instance.bytes_down,
             "directory": str(self.cloud.fleet.directory / str(instance.id)),
-            "ssh": {"listening": box.listening, "ports": box.ports, "connections": box.connections} if box else None,
+            "ssh": {"listening": box.listening, "ports": box.ports, "connections": box.connections}
+            if box
+            else None,
         }
 
     async def list_faults(self, request: web.Request) -> web.Response:
@@ -87,7 +89,11 @@ class Control:
         """Switch one on: {"name", "arg", "count", "probability", "skip"}, or {"set": "name=arg*1@2"}."""
         body = await body_of(request)
         try:
-            fault = parse(str(body["set"])) if "set" in body else msgspec.convert({**body, "arg": str(body.get("arg") or "")}, Fault)
+            fault = (
+                parse(str(body["set"]))
+                if "set" in body
+                else msgspec.convert({**body, "arg": str(body.get("arg") or "")}, Fault)
+            )
             self.cloud.faults.add(fault)
         except (UnknownFaultError, msgspec.ValidationError, ValueError) as problem:
             return answer({"error": str(problem)}, 400)

@@ -33,8 +33,12 @@ KINDS: dict[str, Kind] = {
     "hang_after": Kind("ENDPOINT: does the work, then never answers"),
     "reset_before": Kind("ENDPOINT: the connection is cut; nothing was done"),
     "reset_after": Kind("ENDPOINT: does the work, then the connection is cut"),
-    "status_before": Kind("ENDPOINT:CODE: answers with this status and a proxy's HTML page; nothing was done"),
-    "status_after": Kind("ENDPOINT:CODE: does the work, then answers with this status and a proxy's HTML page"),
+    "status_before": Kind(
+        "ENDPOINT:CODE: answers with this status and a proxy's HTML page; nothing was done"
+    ),
+    "status_after": Kind(
+        "ENDPOINT:CODE: does the work, then answers with this status and a proxy's HTML page"
+    ),
     "throttle": Kind("ENDPOINT[:json|detail|text[:RETRY_AFTER]]: 429 in one of the three bodies seen"),
     "html": Kind("ENDPOINT: 200 with a web page in place of JSON"),
     "truncate": Kind("ENDPOINT: does the work, then half of the JSON arrives"),
@@ -44,21 +48,35 @@ KINDS: dict[str, Kind] = {
     "slow": Kind("ENDPOINT:SECONDS: answers so much later"),
     "auth_error": Kind("ENDPOINT: the key is not known (404 auth_error)"),
     # Create.
-    "create_hang_after": Kind("create: the machine is rented, the answer never comes", "hang_after", "create"),
+    "create_hang_after": Kind(
+        "create: the machine is rented, the answer never comes", "hang_after", "create"
+    ),
     "create_hang_before": Kind("create: no answer, nothing rented", "hang_before", "create"),
-    "create_502_after": Kind("create: the machine is rented, a proxy answers 502", "status_after", "create:502"),
-    "create_500_after": Kind("create: the machine is rented, the server answers 500", "status_after", "create:500"),
+    "create_502_after": Kind(
+        "create: the machine is rented, a proxy answers 502", "status_after", "create:502"
+    ),
+    "create_500_after": Kind(
+        "create: the machine is rented, the server answers 500", "status_after", "create:500"
+    ),
     "create_500_before": Kind("create: 500 and nothing rented", "status_before", "create:500"),
-    "create_reset_after": Kind("create: the machine is rented, the connection is cut", "reset_after", "create"),
-    "create_truncated": Kind("create: the machine is rented, half of the answer arrives", "truncate", "create"),
+    "create_reset_after": Kind(
+        "create: the machine is rented, the connection is cut", "reset_after", "create"
+    ),
+    "create_truncated": Kind(
+        "create: the machine is rented, half of the answer arrives", "truncate", "create"
+    ),
     "create_429": Kind("create: 429 with a `detail` body", "throttle", "create:detail"),
     "create_429_json": Kind("create: 429 with an `error` body", "throttle", "create:json"),
     "create_429_text": Kind("create: 429 with plain text", "throttle", "create:text"),
     "create_false_with_contract": Kind("create: success:false, yet new_contract is there and bills its disk"),
     "create_false_without_contract": Kind("create: 200 success:false, nothing rented"),
-    "create_insufficient_credit": Kind("create[=HTTP status, default 200]: insufficient_credit, nothing rented"),
+    "create_insufficient_credit": Kind(
+        "create[=HTTP status, default 200]: insufficient_credit, nothing rented"
+    ),
     "create_no_such_ask": Kind("create[=410|404|400]: the offer is gone"),
-    "create_unscheduled": Kind("create: the contract exists, the container is never scheduled and stands stopped"),
+    "create_unscheduled": Kind(
+        "create: the contract exists, the container is never scheduled and stands stopped"
+    ),
     # Lists and reads.
     "list_empty_object": Kind("list: 200 with {}", "empty_object", "list"),
     "list_empty_array": Kind("list: 200 with []", "empty_array", "list"),
@@ -72,18 +90,22 @@ KINDS: dict[str, Kind] = {
     "list_bad_total": Kind("list: total_instances says more than the rows show"),
     "lag_create": Kind("N: a new instance is missing from the next N reads that would show it"),
     "lag_destroy": Kind("N: a destroyed instance still shows in the next N reads"),
-    "show_null": Kind("show: {\"instances\": null} though the instance exists"),
+    "show_null": Kind('show: {"instances": null} though the instance exists'),
     "fields_null": Kind("instances: start_date, extra_env, ports, label and others are null"),
     "fields_wrong_type": Kind("instances: numbers arrive as strings, strings as numbers"),
     "fields_extra": Kind("instances and offers carry fields nobody has documented"),
     "status_unknown": Kind("WORD: actual_status is a word nobody has documented"),
-    "start_refused": Kind("queued|reverted: start answers resources_unavailable"),
+    "start_refused": Kind(
+        "queued[:SECONDS]|reverted: start answers resources_unavailable; a queued one comes up later"
+    ),
     "logs_never": Kind("logs: the result URL answers 404 for ever"),
     "credit_null": Kind("user: credit is null"),
     "clock_skew": Kind("SECONDS: dates in answers are shifted by so much"),
     # Machines and boxes; drawn when an instance is created.
     "boot_stuck": Kind("the box loads for ever"),
-    "boot_oci_error": Kind("the container cannot be created (OCI runtime error); the intent flips to stopped"),
+    "boot_oci_error": Kind(
+        "the container cannot be created (OCI runtime error); the intent flips to stopped"
+    ),
     "boot_image_missing": Kind("the image cannot be pulled; the intent flips to stopped"),
     "boot_strange": Kind("boots, reporting unknown status words on the way"),
     "boot_slow": Kind("FACTOR: boots so many times slower"),

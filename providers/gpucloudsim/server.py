@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -39,15 +40,32 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--state", metavar="DIR", type=Path, help="directory that holds the cloud; made if it is missing")
-    top.add_argument("--port", type=int, default=0, help="port of the API; 0 takes the one used last in DIR, else any (default: 0)")
-    top.add_argument("--api-key", default=None, help="the account's key (default: what DIR remembers, else 'sim-key')")
+    top.add_argument(
+        "--state", metavar="DIR", type=Path, help="directory that holds the cloud; made if it is missing"
+    )
+    top.add_argument(
+        "--port",
+        type=int,
+        default=0,
+        help="port of the API; 0 takes the one used last in DIR, else any (default: 0)",
+    )
+    top.add_argument(
+        "--api-key", default=None, help="the account's key (default: what DIR remembers, else 'sim-key')"
+    )
     top.add_argument("--boot-seconds", type=float, default=2.0, help="from create to running (default: 2)")
     top.add_argument("--credit", type=float, default=25.0, help="USD on a new account (default: 25)")
     top.add_argument("--seed", type=int, default=1, help="seed of a new market (default: 1)")
-    top.add_argument("--fault", action="append", default=[], metavar="NAME[=ARG]", help="switch on a fault; repeatable")
-    top.add_argument("--rate-limits", action="store_true", help="enforce the documented interval of each endpoint with 429")
-    top.add_argument("--ephemeral", action="store_true", help="at a clean exit kill all processes of the boxes and delete the boxes")
+    top.add_argument(
+        "--fault", action="append", default=[], metavar="NAME[=ARG]", help="switch on a fault; repeatable"
+    )
+    top.add_argument(
+        "--rate-limits", action="store_true", help="enforce the documented interval of each endpoint with 429"
+    )
+    top.add_argument(
+        "--ephemeral",
+        action="store_true",
+        help="at a clean exit kill all processes of the boxes and delete the boxes",
+    )
     top.add_argument("--list-faults", action="store_true", help="print the fault switches and exit")
     return top
 
@@ -85,10 +103,17 @@ def _memory(args: argparse.Namespace, store: Store) -> Memory:
     return memory
 
 
+def _announce(directory: Path, ready: dict[str, Any], api_key: str) -> None:
+    fresh = directory / "ready.json.new"
+    fresh.write_text(json.dumps({**ready, "api_key": api_key}) + "\n")
+    fresh.chmod(0o600)
+    fresh.replace(directory / "ready.json")
+    print(json.dumps(ready), flush=True)
+
+
 async def serve(args: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
-    directory: Path = args.state.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
+    directory: Path = args.state
     store = Store(directory)
     memory = _memory(args, store)
     cloud = Cloud(store, memory, directory)
@@ -113,12 +138,8 @@ async def serve(args: argparse.Namespace) -> int:
         await runner.setup()
         await web.SockSite(runner, sock).start()
     clock = asyncio.create_task(cloud.run())
-    ready = {"url": cloud.url, "pid": os.getpid(), "api_key": memory.api_key, "state": str(directory)}
-    fresh = directory / "ready.json.new"
-    fresh.write_text(json.dumps(ready) + "\n")
-    fresh.chmod(0o600)
-    os.replace(fresh, directory / "ready.json")
-    print(json.dumps({name: ready[name] for name in ("url", "pid", "state")}), flush=True)
+    ready = {"url": cloud.url, "pid": os.getpid(), "state": str(directory)}
+    _announce(directory, ready, memory.api_key)
 
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait({stopped, clock}, return_when=asyncio.FIRST_COMPLETED)
@@ -152,7 +173,9 @@ def main(argv: list[str] | None = None) -> int:
             parse(text)
     except (UnknownFaultError, ValueError) as problem:
         top.error(f"--fault: {problem}")
+    args.state = args.state.resolve()
     try:
+        args.state.mkdir(parents=True, exist_ok=True)
         return asyncio.run(serve(args))
     except OSError as problem:
         print(f"gpucloudsim: {problem}", file=sys.stderr)

@@ -5,7 +5,6 @@ It outlives a `kill -9` of the simulator at any moment (not a power cut: nothing
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -42,4 +41,4 @@ class Store:
         """Replace the file."""
         fresh = self._path.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(memory))
-        os.replace(fresh, self._path)
+        fresh.replace(self._path)

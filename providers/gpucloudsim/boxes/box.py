@@ -1,14 +1,14 @@
 """One box: a directory that lives as long as its contract, and what runs in it.
 
-    DIR/boxes/<id>/
-      root/            HOME; .ssh/authorized_keys, .vast_api_key, onstart.sh, onstart.log,
-                       .container_env and etc-environment (the environment of the create call: on a
-                       plain image only process 1 has it, SSH sessions do not),
-                       .box_boot_id (new at every start, also exported as BOX_BOOT_ID: what a real box
-                       tells by its kernel's boot_id and the start time of process 1)
-      workspace/       $WORKSPACE and $DATA_DIRECTORY
-      tmp/ bin/        $TMPDIR; bin/ is first on PATH and holds nvidia-smi
-      var/             the simulator's own: host key, ports, GPU state, number of the last start
+DIR/boxes/<id>/
+  root/            HOME; .ssh/authorized_keys, .vast_api_key, onstart.sh, onstart.log,
+                   .container_env and etc-environment (the environment of the create call: on a
+                   plain image only process 1 has it, SSH sessions do not),
+                   .box_boot_id (new at every start, also exported as BOX_BOOT_ID: what a real box
+                   tells by its kernel's boot_id and the start time of process 1)
+  workspace/       $WORKSPACE and $DATA_DIRECTORY
+  tmp/ bin/        $TMPDIR; bin/ is first on PATH and holds nvidia-smi
+  var/             the simulator's own: host key, ports, GPU state, number of the last start
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import uuid
@@ -55,13 +56,12 @@ class Box:
     def __init__(self, path: Path, spec: BoxSpec, count: Count) -> None:
         self.path = path
         self.spec = spec
-        self.boot = 0
-        """Number of the start that is up; 0 when the box is down."""
+        self.boot = int(self._read("var/up") or 0)
+        """Number of the start that is up, also one left by an earlier life of the simulator; 0 when down."""
         self._count = count
         self._sockets = self._bind()
         self._host: SshHost | None = None
         self._onstart: subprocess.Popen[bytes] | None = None
-        self._denials: int | None = None
 
     @property
     def home(self) -> Path:
@@ -127,20 +127,14 @@ class Box:
         limit = None if quota is None else max(0, quota - used_bytes(self.path))
         return Shell(self.env(), self.home, limit)
 
-    def up(self, boot: int, keys: dict[int, str]) -> bool:
-        """Start the container if this start was not done yet (also after a restart of the simulator).
-
-        Returns whether it was a new start. Blocking, short.
-        """
-        fresh = self._read("var/boot") != str(boot)
+    def up(self, boot: int, keys: dict[int, str]) -> None:
+        """Start the container: a new boot id, the customer's keys, onstart. Blocking, short."""
         self._furnish()
-        if fresh:
-            (self.home / ".box_boot_id").write_text(f"{uuid.uuid4()}\n")
-            self.sync_keys(keys)
-            (self.path / "var" / "boot").write_text(str(boot))
-            self._run_onstart()
+        (self.home / ".box_boot_id").write_text(f"{uuid.uuid4()}\n")
+        self.sync_keys(keys)
         self.boot = boot
-        return fresh
+        (self.path / "var" / "up").write_text(str(boot))
+        self._run_onstart()
 
     async def listen(self) -> None:
         """Let SSH in."""
@@ -150,15 +144,14 @@ class Box:
         key = self.path / "var" / "host_key"
         if not key.exists():
             new_host_key(key)
-        if self._denials is None:
-            self._denials = quirks.ssh_denied if not (self.path / "var" / "greeted").exists() else 0
-            (self.path / "var" / "greeted").touch()
-        access = Access(self.home / ".ssh" / "authorized_keys", self._denials)
+        greeted = self.path / "var" / "greeted"
+        access = Access(self.home / ".ssh" / "authorized_keys", 0 if greeted.exists() else quirks.ssh_denied)
+        greeted.touch()
         self._host = SshHost(self.path, self.home, access, self.shell, quirks.quota_bytes, self._count)
         if quirks.ssh_silent:
-            await self._host.open_silent(self._sockets)
+            await self._host.open_silent(list(self._sockets))
         else:
-            await self._host.open(self._sockets, key)
+            await self._host.open(list(self._sockets), key)
 
     async def hang_up(self) -> None:
         """Cut SSH; the processes run on."""
@@ -171,10 +164,10 @@ class Box:
     async def down(self) -> None:
         """Stop the container: SSH ends, every process is killed, the directory stays."""
         await self.hang_up()
-        self.boot = 0
-        self._denials = None
         await asyncio.to_thread(kill_all, self.path)
         self._reap()
+        self.boot = 0
+        (self.path / "var" / "up").unlink(missing_ok=True)
         quirks = self.spec.quirks
         if quirks.host_key_changes:
             (self.path / "var" / "host_key").unlink(missing_ok=True)
@@ -207,7 +200,11 @@ class Box:
     def drop_key(self, text: str) -> None:
         """Remove one key."""
         file = self.home / ".ssh" / "authorized_keys"
-        kept = [line for line in self._read("root/.ssh/authorized_keys").splitlines() if line.strip() != text.strip()]
+        kept = [
+            line
+            for line in self._read("root/.ssh/authorized_keys").splitlines()
+            if line.strip() != text.strip()
+        ]
         file.write_text("".join(f"{line}\n" for line in kept))
 
     def log_text(self) -> str:
@@ -220,7 +217,7 @@ class Box:
         except OSError:
             return ""
 
-    def _bind(self) -> tuple:  # type: ignore[type-arg]
+    def _bind(self) -> tuple[socket.socket, socket.socket]:
         file = self.path / "var" / "ports"
         wanted: list[int | None] = [None, None]
         with contextlib.suppress(OSError, ValueError):
@@ -239,10 +236,13 @@ class Box:
         key = self.home / ".vast_api_key"
         key.write_text(self.spec.api_key + "\n")
         key.chmod(0o600)
-        lines = "".join(f"{name}={value}\n" for name, value in self._customer_env().items())
+        first = {**self._customer_env(), **self.env()}
+        lines = "".join(f"{name}={value}\n" for name, value in first.items() if name != MARKER)
         (self.home / ".container_env").write_text(lines)
         (self.home / "etc-environment").write_text("")
-        (self.home / ".bashrc").write_text(f"[ -z \"$PS1\" ] && return\nPS1='root@C.{self.spec.instance_id}:\\w\\$ '\n")
+        (self.home / ".bashrc").write_text(
+            f"[ -z \"$PS1\" ] && return\nPS1='root@C.{self.spec.instance_id}:\\w\\$ '\n"
+        )
         if self.spec.onstart:
             script = self.home / "onstart.sh"
             script.write_text(self.spec.onstart)
@@ -287,11 +287,13 @@ class Box:
 
 
 def wipe(path: Path) -> None:
-    """Delete a box's directory, whatever was left in it. Its name changes first, so that no half-
-    deleted box can be taken for a whole one."""
+    """Delete a box's directory and end what runs in it.
+
+    Its name changes first, so that a half-deleted box is never taken for a whole one.
+    """
     if not path.exists():
         return
     kill_all(path)
     doomed = path.with_name(f".deleted-{path.name}-{secrets.token_hex(3)}")
-    os.replace(path, doomed)
+    path.replace(doomed)
     shutil.rmtree(doomed, ignore_errors=True)

@@ -9,8 +9,12 @@ sftp-server does (SSH_FX_FAILURE), and the processes run under RLIMIT_FSIZE with
 their writes end short or with EFBIG where a really full disk says ENOSPC.
 """
 
+# SFTP paths are bytes, which pathlib does not take.
+# ruff: noqa: PTH118
+
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +30,8 @@ def used_bytes(directory: Path) -> int:
     total = 0
     for folder, _, names in os.walk(directory):
         for name in names:
-            try:
+            with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(folder, name)).st_size
-            except OSError:
-                continue
     return total
 
 
@@ -37,7 +39,12 @@ class BoxFiles(asyncssh.SFTPServer):
     """The SFTP server of one box."""
 
     def __init__(
-        self, chan: asyncssh.SSHServerChannel[bytes], root: Path, home: Path, quota: int | None, count: Callable[[int, int], None]
+        self,
+        chan: asyncssh.SSHServerChannel[bytes],
+        root: Path,
+        home: Path,
+        quota: int | None,
+        count: Callable[[int, int], None],
     ) -> None:
         super().__init__(chan)
         self._root = os.fsencode(root)
@@ -106,7 +113,22 @@ class BoxFiles(asyncssh.SFTPServer):
         self._inside(path)
         return super().rmdir(path)
 
-    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs, follow_symlinks: bool = True) -> Any:
+    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> Any:
         """Change attributes of something inside the box."""
         self._inside(path)
-        return super().setstat(path, attrs, follow_symlinks)
+        return super().setstat(path, attrs)
+
+    def lsetstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> Any:
+        """Change attributes of a link inside the box."""
+        self._inside(path)
+        return super().lsetstat(path, attrs)
+
+    def symlink(self, oldpath: bytes, newpath: bytes) -> Any:
+        """Make a symbolic link inside the box."""
+        self._inside(newpath)
+        return super().symlink(oldpath, newpath)
+
+    def link(self, oldpath: bytes, newpath: bytes) -> Any:
+        """Make a hard link inside the box."""
+        self._inside(newpath)
+        return super().link(oldpath, newpath)

@@ -7,6 +7,7 @@ simulator was killed at any point.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -14,10 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from gpucloudsim.boxes import gpu
 from gpucloudsim.boxes.box import Box, BoxSpec, wipe
 from gpucloudsim.boxes.files import used_bytes
+from gpucloudsim.boxes.processes import Scanner
 from gpucloudsim.engine.catalog import GpuModel
+
+DISK_EVERY_S = 10.0
+"""How often the disk use of a box is measured."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +52,16 @@ class Fleet:
         self.gpus: dict[int, list[dict[str, Any]]] = {}
         """Latest GPU rows by instance."""
         self.disk_used: dict[int, int] = {}
-        self._load: dict[int, gpu.GpuModelState] = {}
+        self._scanner = Scanner()
+        self._load: dict[int, gpu.Load] = {}
         self._disk_at: dict[int, float] = {}
         self._wishes: dict[int, Wish] = {}
+        self._settled: dict[int, Wish] = {}
         self._transferred = transferred
         self._lock = asyncio.Lock()
         directory.mkdir(parents=True, exist_ok=True)
 
-    def box(self, wish: Wish) -> Box:
-        """The box of an instance, made on first use."""
+    def _box(self, wish: Wish) -> Box:
         number = wish.spec.instance_id
         if number not in self.boxes:
 
@@ -69,13 +77,14 @@ class Fleet:
             self._wishes = {wish.spec.instance_id: wish for wish in wishes}
             for number in [n for n in self.boxes if n not in self._wishes]:
                 await self._forget(number)
-            for wish in self._wishes.values():
-                await self._fit(wish)
+            for number, wish in self._wishes.items():
+                if self._settled.get(number) != wish:
+                    await self._fit(wish)
 
     async def sweep(self) -> None:
         """Delete directories that no instance owns (the simulator was killed while deleting)."""
         async with self._lock:
-            for path in self.directory.iterdir():
+            for path in list(self.directory.iterdir()):
                 if path.name.startswith(".deleted-"):
                     await asyncio.to_thread(shutil.rmtree, path, True)
                 elif path.name.isdigit() and int(path.name) not in self._wishes:
@@ -83,25 +92,29 @@ class Fleet:
 
     async def _forget(self, number: int) -> None:
         await self.boxes.pop(number).delete()
-        for table in (self.gpus, self.disk_used, self._load, self._disk_at):
+        for table in (self.gpus, self.disk_used, self._load, self._disk_at, self._settled):
             table.pop(number, None)
 
     async def _fit(self, wish: Wish) -> None:
-        box = self.box(wish)
-        if box.boot not in (0, wish.boot) or (wish.boot == 0 and (box.boot or not (box.path / "var" / "down").exists())):
+        number = wish.spec.instance_id
+        self._settled.pop(number, None)
+        box = self._box(wish)
+        if box.boot not in (0, wish.boot):
             await box.down()
-            (box.path / "var" / "down").touch()
         if wish.boot == 0:
+            self._settled[number] = wish
             return
-        (box.path / "var" / "down").unlink(missing_ok=True)
         if box.boot != wish.boot:
             box.up(wish.boot, wish.keys)
-            await asyncio.to_thread(self._sample, wish)
+            self._sample_one(wish, [])
         box.sync_keys(wish.keys)
         if not wish.reachable:
             await box.hang_up()
         elif time.time() >= wish.ssh_from:
             await box.listen()
+        else:
+            return  # not settled: it will listen later
+        self._settled[number] = wish
 
     async def blank(self, number: int) -> None:
         """Give an instance an empty disk (its container was recreated)."""
@@ -111,27 +124,28 @@ class Fleet:
 
     async def sample(self) -> None:
         """Bring the GPU state of all running boxes up to date (call about once a second)."""
+        if any(box.boot for box in self.boxes.values()):
+            await asyncio.to_thread(lambda: self._sample(self._scanner.scan()))
+
+    def _sample(self, processes: dict[str, list[psutil.Process]]) -> None:
         for wish in list(self._wishes.values()):
             box = self.boxes.get(wish.spec.instance_id)
             if box is not None and box.boot:
-                await asyncio.to_thread(self._sample, wish)
+                self._sample_one(wish, processes.get(str(box.path), []))
 
-    def _sample(self, wish: Wish) -> None:
+    def _sample_one(self, wish: Wish, processes: list[psutil.Process]) -> None:
         number = wish.spec.instance_id
-        box = self.boxes.get(number)
-        if box is None or not (box.path / "var").exists():
-            return
+        path = self.directory / str(number)
         now = time.monotonic()
-        state = self._load.setdefault(number, gpu.GpuModelState(at=now))
-        rows, apps = gpu.measure(box.path, state, now, wish.gpu, wish.spec.gpu_count)
+        load = self._load.setdefault(number, gpu.Load(at=now))
+        rows, apps = gpu.measure(path, processes, load, now, wish.gpu, wish.spec.gpu_count)
         self.gpus[number] = rows
-        if now - self._disk_at.get(number, 0.0) > 10:
+        if now - self._disk_at.get(number, 0.0) > DISK_EVERY_S:
             self._disk_at[number] = now
-            self.disk_used[number] = used_bytes(box.path)
-        try:
-            gpu.write(box.path, rows, apps, wish.driver, wish.cuda, wish.spec.quirks.smi, time.time())
-        except FileNotFoundError:
-            return  # deleted meanwhile
+            self.disk_used[number] = used_bytes(path)
+        # The box may have been deleted meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            gpu.write(path, rows, apps, wish.driver, wish.cuda, wish.spec.quirks.smi, time.time())
 
     async def close(self, kill: bool) -> None:
         """Let go of all boxes; with `kill` their processes end and their directories are deleted."""

@@ -11,25 +11,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
-import struct
 import subprocess
-import termios
-import tty
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncssh
 
+from gpucloudsim.boxes import terminal
+
 CHUNK = 256 * 1024
 ACCEPTED_ENV = ("LANG", "LC_", "COLORTERM")
 """sshd's usual AcceptEnv: other variables sent by a client are ignored."""
+LAST_WORDS_S = 0.3
+"""How long the output of a terminal is still read after its process has ended."""
 
 Count = Callable[[int, int], None]
 """Called with bytes (from the box, to the box)."""
+Process = asyncssh.SSHServerProcess[bytes]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Shell:
     """Largest file the processes may write, in bytes (stands in for a full disk)."""
 
 
-def session_env(shell: Shell, process: asyncssh.SSHServerProcess[bytes]) -> dict[str, str]:
+def session_env(shell: Shell, process: Process) -> dict[str, str]:
     """The environment of a session: the box's, what sshd adds, and the few variables it accepts."""
     env = dict(shell.env)
     for raw_name, raw_value in process.env.items():
@@ -62,69 +63,46 @@ def _text(value: str | bytes) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _shell_path() -> str:
-    return "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
-
-
-def _argv(command: str | None) -> list[str]:
-    shell = _shell_path()
-    return [shell, "-c", command] if command is not None else [shell]
-
-
-def _limits(file_limit: int | None) -> Callable[[], None] | None:
+def command_line(command: str | None, file_limit: int | None = None) -> list[str]:
+    """What sshd runs: the user's shell, with -c for a command; under a limit on file sizes if there is one."""
+    shell = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
+    argv = [shell] if command is None else [shell, "-c", command]
     if file_limit is None:
-        return None
-    limit = file_limit
-
-    def apply() -> None:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    return apply
-
-
-def _control_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def _resize(fd: int, width: int, height: int, pixwidth: int, pixheight: int) -> None:
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, pixwidth, pixheight))
+        return argv
+    limit = f"ulimit -f {file_limit // 1024}; trap '' XFSZ; exec \"$@\""
+    return [shell, "-c", limit, "limit", *argv]
 
 
 async def exited(child: subprocess.Popen[bytes]) -> int:
     """Wait for a child without a thread where the kernel allows it. Returns Popen's returncode."""
-    if hasattr(os, "pidfd_open"):
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        fd = os.pidfd_open(child.pid)
-
-        def ready() -> None:
-            if not done.done():
-                done.set_result(None)
-
-        loop.add_reader(fd, ready)
-        try:
-            await done
-        finally:
-            loop.remove_reader(fd)
-            os.close(fd)
-        return child.wait()
-    return await asyncio.to_thread(child.wait)
+    if not hasattr(os, "pidfd_open"):
+        return await asyncio.to_thread(child.wait)
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    fd = os.pidfd_open(child.pid)
+    loop.add_reader(fd, done.set)
+    try:
+        await done.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+    return child.wait()
 
 
 async def _reader(fd: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
     loop = asyncio.get_running_loop()
     stream = asyncio.StreamReader(limit=CHUNK)
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(fd, "rb", 0))
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(fd, "rb", 0)
+    )
     return stream, transport
 
 
 async def _writer(fd: int) -> asyncio.StreamWriter:
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(fd, "wb", 0))
+    transport, protocol = await loop.connect_write_pipe(
+        asyncio.streams.FlowControlMixin, os.fdopen(fd, "wb", 0)
+    )
     return asyncio.StreamWriter(transport, protocol, None, loop)
 
 
@@ -138,7 +116,7 @@ async def _pump_out(source: asyncio.StreamReader, target: asyncssh.SSHWriter[byt
 
 
 async def _pump_in(
-    process: asyncssh.SSHServerProcess[bytes],
+    process: Process,
     target: asyncio.StreamWriter,
     count: Count,
     on_signal: Callable[[int], None],
@@ -181,7 +159,7 @@ def _kill_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def _report(process: asyncssh.SSHServerProcess[bytes], code: int) -> None:
+def _report(process: Process, code: int) -> None:
     if process.channel.is_closing():
         return
     if code >= 0:
@@ -190,7 +168,7 @@ def _report(process: asyncssh.SSHServerProcess[bytes], code: int) -> None:
         process.exit_with_signal(signal.Signals(-code).name.removeprefix("SIG"))
 
 
-async def run(process: asyncssh.SSHServerProcess[bytes], shell: Shell, count: Count) -> None:
+async def run(process: Process, shell: Shell, count: Count) -> None:
     """Serve one session to its end."""
     try:
         if process.term_type is None:
@@ -201,81 +179,99 @@ async def run(process: asyncssh.SSHServerProcess[bytes], shell: Shell, count: Co
         process.close()
 
 
-async def _run_pipes(process: asyncssh.SSHServerProcess[bytes], shell: Shell, count: Count) -> None:
-    child = subprocess.Popen(
-        _argv(process.command),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=shell.cwd,
-        env=session_env(shell, process),
-        start_new_session=True,
-        preexec_fn=_limits(shell.file_limit),
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    assert child.stderr is not None
-    out, out_pipe = await _reader(os.dup(child.stdout.fileno()))
-    err, err_pipe = await _reader(os.dup(child.stderr.fileno()))
-    feed = await _writer(os.dup(child.stdin.fileno()))
-    for stream in (child.stdin, child.stdout, child.stderr):
-        stream.close()
-
-    async def outputs() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_pump_out(out, process.stdout, count))
-            group.create_task(_pump_out(err, process.stderr, count))
-
-    pumping = asyncio.ensure_future(outputs())
-    feeding = asyncio.ensure_future(_pump_in(process, feed, count, lambda n: _kill_group(child.pid, n), lambda *_: None))
-    gone = asyncio.ensure_future(process.wait_closed())
-    ended = asyncio.ensure_future(exited(child))
+def _spawn_on_pipes(process: Process, shell: Shell) -> tuple[subprocess.Popen[bytes], int, int, int]:
+    """The child and our ends of its pipes: (stdin, stdout, stderr)."""
+    stdin_read, stdin_write = os.pipe()
+    stdout_read, stdout_write = os.pipe()
+    stderr_read, stderr_write = os.pipe()
     try:
-        await asyncio.wait({gone, asyncio.gather(pumping, ended)}, return_when=asyncio.FIRST_COMPLETED)
-        if ended.done() and not gone.done():
+        child = subprocess.Popen(
+            command_line(process.command, shell.file_limit),
+            stdin=stdin_read,
+            stdout=stdout_write,
+            stderr=stderr_write,
+            cwd=shell.cwd,
+            env=session_env(shell, process),
+            start_new_session=True,
+        )
+    except OSError:
+        for fd in (stdin_write, stdout_read, stderr_read):
+            os.close(fd)
+        raise
+    finally:
+        for fd in (stdin_read, stdout_write, stderr_write):
+            os.close(fd)
+    return child, stdin_write, stdout_read, stderr_read
+
+
+async def _run_pipes(process: Process, shell: Shell, count: Count) -> None:
+    child, to_child, from_out, from_err = _spawn_on_pipes(process, shell)
+    out, out_pipe = await _reader(from_out)
+    err, err_pipe = await _reader(from_err)
+    feed = await _writer(to_child)
+    showing = asyncio.create_task(_pump_out(out, process.stdout, count))
+    complaining = asyncio.create_task(_pump_out(err, process.stderr, count))
+    feeding = asyncio.create_task(
+        _pump_in(process, feed, count, lambda number: _kill_group(child.pid, number), lambda *_: None)
+    )
+    ended = asyncio.create_task(exited(child))
+    gone = asyncio.create_task(process.wait_closed())
+    try:
+        waiting: set[asyncio.Task[None] | asyncio.Task[int]] = {showing, complaining, ended}
+        while waiting and not gone.done():
+            done, _ = await asyncio.wait({*waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+            waiting -= done
+        if not waiting:
             _report(process, ended.result())
     finally:
-        for task in (pumping, feeding, gone):
+        for task in (showing, complaining, feeding, gone):
             task.cancel()
         out_pipe.close()
         err_pipe.close()
         feed.close()
-        await asyncio.gather(pumping, feeding, gone, return_exceptions=True)
+        await asyncio.gather(showing, complaining, feeding, gone, return_exceptions=True)
     await ended
 
 
-async def _run_terminal(process: asyncssh.SSHServerProcess[bytes], shell: Shell, count: Count) -> None:
-    master, slave = os.openpty()
-    _resize(master, *process.term_size)
-    env = session_env(shell, process)
-    if process.term_modes.get(asyncssh.PTY_ECHO, 1) == 0:
-        tty.setraw(slave)
-    child = subprocess.Popen(
-        _argv(process.command),
+def _spawn_on_terminal(process: Process, shell: Shell, slave: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        terminal.on_terminal(command_line(process.command, shell.file_limit)),
         stdin=slave,
         stdout=slave,
         stderr=slave,
         cwd=shell.cwd,
-        env={**env, "SSH_TTY": os.ttyname(slave)},
+        env={**session_env(shell, process), "SSH_TTY": os.ttyname(slave)},
         start_new_session=True,
-        preexec_fn=_control_terminal,
     )
-    os.close(slave)
+
+
+async def _run_terminal(process: Process, shell: Shell, count: Count) -> None:
+    master, slave = terminal.open_terminal(process.term_modes, process.term_size)
+    try:
+        child = _spawn_on_terminal(process, shell, slave)
+    except OSError:
+        os.close(master)
+        raise
+    finally:
+        os.close(slave)
     screen, screen_pipe = await _reader(os.dup(master))
     keys = await _writer(os.dup(master))
 
-    def foreground(number: int) -> None:
+    def to_foreground(number: int) -> None:
         with contextlib.suppress(OSError):
             _kill_group(os.tcgetpgrp(master), number)
 
-    showing = asyncio.ensure_future(_pump_out(screen, process.stdout, count))
-    typing = asyncio.ensure_future(_pump_in(process, keys, count, foreground, lambda *size: _resize(master, *size)))
-    gone = asyncio.ensure_future(process.wait_closed())
-    ended = asyncio.ensure_future(exited(child))
+    def on_resize(width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        terminal.resize(master, width, height, pixwidth, pixheight)
+
+    showing = asyncio.create_task(_pump_out(screen, process.stdout, count))
+    typing = asyncio.create_task(_pump_in(process, keys, count, to_foreground, on_resize))
+    ended = asyncio.create_task(exited(child))
+    gone = asyncio.create_task(process.wait_closed())
     try:
         await asyncio.wait({gone, ended}, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
-            await asyncio.wait({showing}, timeout=0.3)
+            await asyncio.wait({showing}, timeout=LAST_WORDS_S)
             _report(process, ended.result())
     finally:
         for task in (showing, typing, gone):

@@ -13,8 +13,10 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import asyncssh
+from asyncssh.channel import SSHChannel
 
 from gpucloudsim.boxes.files import BoxFiles
 from gpucloudsim.boxes.sessions import Count, Shell, run
@@ -45,7 +47,7 @@ def bind(port: int | None) -> socket.socket:
     Takes another port when the wanted one is in use. Raises OSError when none is free.
     """
     candidates = [port] if port else []
-    candidates += [random.randrange(*PORT_RANGE) for _ in range(200)]  # noqa: S311 - not a secret
+    candidates += [random.randrange(*PORT_RANGE) for _ in range(200)]
     for candidate in candidates:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,9 +61,10 @@ def bind(port: int | None) -> socket.socket:
 
 
 class _Server(asyncssh.SSHServer):
+    _conn: asyncssh.SSHServerConnection
+
     def __init__(self, host: SshHost) -> None:
         self._host = host
-        self._conn: asyncssh.SSHServerConnection | None = None
         self._sessions: list[asyncssh.SSHServerChannel[bytes]] = []
         self._denied = False
 
@@ -70,12 +73,10 @@ class _Server(asyncssh.SSHServer):
         self._host.connections.add(conn)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._conn is not None:
-            self._host.connections.discard(self._conn)
+        self._host.connections.discard(self._conn)
 
     def begin_auth(self, username: str) -> bool:
-        if self._conn is not None:
-            self._conn.send_auth_banner(BANNER)
+        self._conn.send_auth_banner(BANNER)
         access = self._host.access
         if access.denials_left > 0:
             access.denials_left -= 1
@@ -95,13 +96,16 @@ class _Server(asyncssh.SSHServer):
         return any(_same_key(line, key) for line in text.splitlines())
 
     def session_requested(self) -> tuple[asyncssh.SSHServerChannel[bytes], asyncssh.SSHServerProcess[bytes]]:
-        assert self._conn is not None
         self._sessions = [channel for channel in self._sessions if not channel.is_closing()]
         if len(self._sessions) >= MAX_SESSIONS:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "open failed")
-        channel: asyncssh.SSHServerChannel[bytes] = self._conn.create_server_channel(encoding=None, window=4 << 20)
+        channel: asyncssh.SSHServerChannel[bytes] = self._conn.create_server_channel(
+            encoding=None, window=4 << 20
+        )
         self._sessions.append(channel)
-        process: asyncssh.SSHServerProcess[bytes] = asyncssh.SSHServerProcess(self._host.serve, self._host.files, 3, True)
+        process: asyncssh.SSHServerProcess[bytes] = asyncssh.SSHServerProcess(
+            self._host.serve, self._host.files, 3, True
+        )
         return channel, process
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
@@ -124,7 +128,15 @@ def _same_key(line: str, key: asyncssh.SSHKey) -> bool:
 class SshHost:
     """The SSH service of one box, from `open` to `close`."""
 
-    def __init__(self, root: Path, home: Path, access: Access, shell: Callable[[], Shell], quota: int | None, count: Count) -> None:
+    def __init__(
+        self,
+        root: Path,
+        home: Path,
+        access: Access,
+        shell: Callable[[], Shell],
+        quota: int | None,
+        count: Count,
+    ) -> None:
         self.access = access
         self.connections: set[asyncssh.SSHServerConnection] = set()
         self._root, self._home, self._shell, self._quota, self._count = root, home, shell, quota, count
@@ -135,9 +147,15 @@ class SshHost:
         """One session (asyncssh calls this)."""
         await run(process, self._shell(), self._count)
 
-    def files(self, channel: asyncssh.SSHServerChannel[bytes]) -> BoxFiles:
+    def files(self, channel: SSHChannel[bytes]) -> BoxFiles:
         """One SFTP subsystem (asyncssh calls this)."""
-        return BoxFiles(channel, self._root, self._home, self._quota, self._count)
+        return BoxFiles(
+            cast("asyncssh.SSHServerChannel[bytes]", channel),
+            self._root,
+            self._home,
+            self._quota,
+            self._count,
+        )
 
     async def open(self, sockets: list[socket.socket], host_key: Path) -> None:
         """Listen on these bound sockets."""

@@ -29,7 +29,7 @@ class RefusalReason(enum.Enum):
     EXPIRED = "expired"
 
 
-class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
+class Refused(Exception):
     """The cloud understood and said no."""
 
     def __init__(self, reason: RefusalReason, text: str = "") -> None:
@@ -74,7 +74,9 @@ def _units_left(world: World) -> int:
 
 def burn(world: World) -> int:
     """Micro-dollars per hour that are being spent now, bandwidth aside."""
-    return sum(i.disk_rate + (i.gpu_rate if i.gpu_billed else 0) for i in world.instances.values() if i.exists)
+    return sum(
+        i.disk_rate + (i.gpu_rate if i.gpu_billed else 0) for i in world.instances.values() if i.exists
+    )
 
 
 def _note(instance: Instance, now: int, text: str) -> None:
@@ -126,7 +128,10 @@ def rent(world: World, offer_id: int, request: RentRequest, quirks: Quirks, now:
     machine = slot.machine
     offer = the.offer(slot, now, 0)
     if request.disk_gb > machine.disk_gb:
-        raise Refused(RefusalReason.INVALID, f"disk {request.disk_gb:g} GB exceeds the {machine.disk_gb} GB of the machine")
+        raise Refused(
+            RefusalReason.INVALID,
+            f"disk {request.disk_gb:g} GB exceeds the {machine.disk_gb} GB of the machine",
+        )
     instance_id = world.next_id
     world.next_id += 1 + offer_id % 7
     world.bumps[slot.index] = world.bumps.get(slot.index, 0) + 1
@@ -179,6 +184,8 @@ def stop(world: World, instance_id: int, now: int) -> None:
     instance.want = Want.STOPPED
     if instance.phase in (Phase.CREATED, Phase.LOADING, Phase.RUNNING, Phase.RESUMING):
         _enter(instance, Phase.STOPPING, now, now + min(SECOND, world.boot_us // 4))
+    elif instance.phase is Phase.STOPPED:
+        instance.next_us = None
     elif instance.phase is Phase.OUTBID:
         _enter(instance, Phase.STOPPED, now)
 
@@ -199,6 +206,22 @@ def start(world: World, instance_id: int, now: int) -> None:
             return
         instance.booting_since_us = now
         _enter(instance, Phase.RESUMING, now, now + world.boot_us // 5)
+
+
+def queue_start(world: World, instance_id: int, now: int, delay: int) -> None:
+    """The GPUs are taken; the start is queued and comes up later by itself, unless stopped before."""
+    advance(world, now)
+    instance = get(world, instance_id)
+    instance.want = Want.RUNNING
+    instance.next_us = now + delay
+    _note(instance, now, "start queued")
+
+
+def unschedule(world: World, instance_id: int, now: int) -> None:
+    """A fresh contract that no host takes: it stands stopped and bills its disk."""
+    instance = get(world, instance_id)
+    instance.want = Want.STOPPED
+    _enter(instance, Phase.STOPPED, now)
 
 
 def reboot(world: World, instance_id: int, now: int) -> None:
@@ -302,7 +325,12 @@ def _check_bid(world: World, instance: Instance, now: int) -> None:
     active = instance.phase in (Phase.CREATED, Phase.LOADING, Phase.RUNNING, Phase.RESUMING)
     if outbid and active:
         _enter(instance, Phase.OUTBID, now)
-    elif not outbid and instance.phase is Phase.OUTBID and instance.want is Want.RUNNING and instance.floor_micro is None:
+    elif (
+        not outbid
+        and instance.phase is Phase.OUTBID
+        and instance.want is Want.RUNNING
+        and instance.floor_micro is None
+    ):
         instance.booting_since_us = now
         _enter(instance, Phase.RESUMING, now, now + world.boot_us // 5)
 
@@ -336,6 +364,9 @@ def _step(world: World, instance: Instance, now: int) -> None:
                 _enter(instance, Phase.RUNNING, now)
         case Phase.STOPPING:
             _enter(instance, Phase.STOPPED, now)
+        case Phase.STOPPED if instance.want is Want.RUNNING:
+            instance.booting_since_us = now
+            _enter(instance, Phase.RESUMING, now, now + world.boot_us // 5)
         case _:
             instance.next_us = None
 

@@ -169,7 +169,11 @@ class Market:
         """How far the price stands from its mean at this time, about 0.9 to 1.1."""
         phase = _unit(self.seed, machine.index, "phase") * 2 * math.pi
         hours = now / HOUR
-        return 1 + 0.06 * math.sin(hours * 2 * math.pi / 7 + phase) + 0.03 * math.sin(hours * 2 * math.pi / 1.3 + 2 * phase)
+        return (
+            1
+            + 0.06 * math.sin(hours * 2 * math.pi / 7 + phase)
+            + 0.03 * math.sin(hours * 2 * math.pi / 1.3 + 2 * phase)
+        )
 
     def price(self, slot: Slot, now: int) -> int:
         """On-demand price of the slot's GPUs in micro-dollars per hour, in whole steps of 100."""
@@ -201,7 +205,9 @@ class Market:
 
     def slot_of(self, offer_id: int) -> Slot | None:
         """The slot that an id, valid or stale, was made from."""
-        return self.slots[(offer_id - FIRST_OFFER_ID) % len(self.slots)] if offer_id >= FIRST_OFFER_ID else None
+        return (
+            self.slots[(offer_id - FIRST_OFFER_ID) % len(self.slots)] if offer_id >= FIRST_OFFER_ID else None
+        )
 
     def offer(self, slot: Slot, now: int, bumps: int) -> Offer:
         """The listing of the slot at this time; `bumps` counts how often it was consumed."""
@@ -224,10 +230,14 @@ class Market:
             for machine in self.machines
         }
         return [
-            self.offer(slot, now, bumps.get(slot.index, 0)) for slot in self.slots if free[slot.machine.index] >= slot.num_gpus
+            self.offer(slot, now, bumps.get(slot.index, 0))
+            for slot in self.slots
+            if free[slot.machine.index] >= slot.num_gpus
         ]
 
-    def resolve(self, offer_id: int, now: int, held: Mapping[int, int], bumps: Mapping[int, int]) -> Slot | None:
+    def resolve(
+        self, offer_id: int, now: int, held: Mapping[int, int], bumps: Mapping[int, int]
+    ) -> Slot | None:
         """The slot that can be rented under this id now, or None when the listing is gone."""
         slot = self.slot_of(offer_id)
         if slot is None:
@@ -253,5 +263,5 @@ def market(seed: int) -> Market:
         for _ in range(gpu.machines):
             machine = _draw_machine(rng, len(machines), gpu)
             machines.append(machine)
-            slots.extend(Slot(len(slots) + i, machine, count) for i, count in enumerate(gpu.counts))
+            slots += [Slot(len(slots) + i, machine, count) for i, count in enumerate(gpu.counts)]
     return Market(seed, tuple(machines), tuple(slots))

@@ -157,7 +157,9 @@ class Instance(msgspec.Struct):
     @property
     def transfer_cost(self) -> int:
         """Micro-dollars for the bytes moved so far."""
-        return (self.bytes_up * self.up_micro_per_gb + self.bytes_down * self.down_micro_per_gb) // 1_000_000_000
+        return (
+            self.bytes_up * self.up_micro_per_gb + self.bytes_down * self.down_micro_per_gb
+        ) // 1_000_000_000
 
     @property
     def gpu_cost(self) -> int:

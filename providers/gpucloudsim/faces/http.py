@@ -15,13 +15,23 @@ from gpucloudsim.cloud import Cloud
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 FOREVER_S = 3600.0
 
-PROXY_PAGE = "<html>\r\n<head><title>{0} {1}</title></head>\r\n<body>\r\n<center><h1>{0} {1}</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
-REASONS = {500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Temporarily Unavailable", 504: "Gateway Time-out"}
+PROXY_PAGE = (
+    "<html>\r\n<head><title>{0} {1}</title></head>\r\n<body>\r\n<center><h1>{0} {1}</h1></center>\r\n"
+    "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+)
+REASONS = {
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Temporarily Unavailable",
+    504: "Gateway Time-out",
+}
 
 
 def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON answer. The content type is bare, as the real service sends it (a client compares it)."""
-    return web.Response(body=json.dumps(body).encode(), status=status, content_type="application/json", headers=headers)
+    return web.Response(
+        body=json.dumps(body).encode(), status=status, content_type="application/json", headers=headers
+    )
 
 
 def page(status: int) -> web.Response:
@@ -30,7 +40,7 @@ def page(status: int) -> web.Response:
     return web.Response(body=text.encode(), status=status, content_type="text/html")
 
 
-class Stop(Exception):  # noqa: N818 - carries an answer
+class Stop(Exception):
     """Ends a handler with this answer."""
 
     def __init__(self, response: web.Response) -> None:
@@ -74,7 +84,13 @@ class Gate:
         """Serve one call with everything that may go wrong."""
         cloud = self._cloud
         cloud.calls[endpoint] += 1
-        entry: dict[str, Any] = {"at": time.time(), "endpoint": endpoint, "method": request.method, "path": request.path, "status": None}
+        entry: dict[str, Any] = {
+            "at": time.time(),
+            "endpoint": endpoint,
+            "method": request.method,
+            "path": request.path,
+            "status": None,
+        }
         cloud.log.append(entry)
         early = await self._before(request, endpoint)
         response = early if early is not None else await self._do(request, endpoint, handler)
@@ -95,7 +111,9 @@ class Gate:
             kind, _, retry = how.partition(":")
             return self._throttled(endpoint, kind or "json", float(retry) if retry else None)
         if take("html", endpoint) is not None:
-            return web.Response(body=b"<!doctype html><html><body>Vast.ai</body></html>", content_type="text/html")
+            return web.Response(
+                body=b"<!doctype html><html><body>Vast.ai</body></html>", content_type="text/html"
+            )
         if take("empty_object", endpoint) is not None:
             return answer({})
         if take("empty_array", endpoint) is not None:
@@ -116,8 +134,16 @@ class Gate:
             return _cut(request)
         if (code := take("status_after", endpoint)) is not None:
             return page(int(code or 502))
-        if isinstance(response, web.Response) and take("truncate", endpoint) is not None and isinstance(response.body, bytes):
-            return web.Response(body=response.body[: len(response.body) // 2], status=response.status, content_type="application/json")
+        if (
+            isinstance(response, web.Response)
+            and take("truncate", endpoint) is not None
+            and isinstance(response.body, bytes)
+        ):
+            return web.Response(
+                body=response.body[: len(response.body) // 2],
+                status=response.status,
+                content_type="application/json",
+            )
         return response
 
 

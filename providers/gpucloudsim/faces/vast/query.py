@@ -18,10 +18,22 @@ ALIASES = {
     "ubuntu_version": "os_version",
     "ask_contract_id": "ask_contract_id",
 }
-NOT_FILTERS = frozenset({"order", "type", "limit", "allocated_storage", "disable_bundling", "order_by", "select_cols", "owner", "q"})
+NOT_FILTERS = frozenset(
+    {
+        "order",
+        "type",
+        "limit",
+        "allocated_storage",
+        "disable_bundling",
+        "order_by",
+        "select_cols",
+        "owner",
+        "q",
+    }
+)
 
 
-class BadQuery(Exception):  # noqa: N818 - the vendor's word for it
+class BadQuery(Exception):
     """The query is not in the language; the text is what Vast puts into `msg`."""
 
 
@@ -158,7 +170,7 @@ def ordered(rows: list[Row], order: list[tuple[str, str]]) -> list[Row]:
         down = direction.lower() == "desc"
         known = [row for row in result if row.get(column) is not None]
         unknown = [row for row in result if row.get(column) is None]
-        known.sort(key=lambda row: _sort_key(row[column]), reverse=down)  # noqa: B023 - used at once
+        known.sort(key=lambda row: _sort_key(row[column]), reverse=down)
         result = known + unknown
     return result
 

@@ -96,7 +96,9 @@ def machine_fields(machine: Machine, num_gpus: int, base: float, now: int) -> Ro
         "dlperf_per_dphtotal": dlperf / base if base else 0.0,
         "total_flops": flops,
         "flops_per_dphtotal": flops / base if base else 0.0,
-        "score": round((dlperf / base if base else 0.0) * machine.reliability * (1.2 if verified else 0.6), 6),
+        "score": round(
+            (dlperf / base if base else 0.0) * machine.reliability * (1.2 if verified else 0.6), 6
+        ),
         "vram_costperhour": base / (gpu.vram_mib * num_gpus) if base else 0.0,
         "credit_discount_max": 0.1,
         "credit_discount": None,
@@ -279,12 +281,16 @@ def instance_row(
         min_bid=dollars(instance.bid_micro or 0),
         is_bid=instance.bid_micro is not None,
         search=search,
-        instance=search if running else _prices(0.0, dollars(machine.storage_micro_per_gb_month), request.disk_gb),
+        instance=search
+        if running
+        else _prices(0.0, dollars(machine.storage_micro_per_gb_month), request.disk_gb),
         storage_total_cost=search["diskHour"],
         start_date=instance.created_us / SECOND,
         end_date=instance.end_us / SECOND,
         duration=(instance.end_us - now) / SECOND,
-        uptime_mins=(now - instance.running_since_us) / 60 / SECOND if running and instance.running_since_us else None,
+        uptime_mins=(now - instance.running_since_us) / 60 / SECOND
+        if running and instance.running_since_us
+        else None,
         gpu_util=float(sum(g["util"] for g in gpu_rows)) / len(gpu_rows) if running and gpu_rows else None,
         gpu_temp=float(max(g["temp"] for g in gpu_rows)) if running and gpu_rows else None,
         vmem_usage=round(sum(g["mem_used"] for g in gpu_rows) / 1024, 3) if running and gpu_rows else None,

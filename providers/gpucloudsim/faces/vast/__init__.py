@@ -1,0 +1,5 @@
+"""Vast.ai."""
+
+from gpucloudsim.faces.vast.face import VastFace
+
+__all__ = ["VastFace"]
