@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import math
 from collections import Counter
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from ui.scenario import GB, World, gpu_row, sample, small_fleet
 
 from gpuwatch.client import wire
-from ui.scenario import GB, World, gpu_row, sample, small_fleet
 
 Hook = Callable[[Any], Any]
 
@@ -169,7 +170,7 @@ class FakeDaemon:
                 self._next += 1
                 stream = Stream(self._next, params, writer)
                 result: Any = wire.Subscribed(subscription=stream.ident)
-                after = lambda: self._begin(stream)
+                after = functools.partial(self._begin, stream)
             elif hook := self.hooks.get(request.method):
                 result = hook(params)
                 if inspect.isawaitable(result):

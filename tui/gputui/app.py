@@ -1,0 +1,231 @@
+"""The app: modes, the line to the daemon, the newest fleet snapshot, and what every screen can do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.segment import Segment
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.color import Color
+from textual.command import Provider
+from textual.filter import LineFilter
+from textual.notifications import SeverityLevel
+from textual.screen import Screen
+from textual.signal import Signal
+
+from gputui import theme
+from gputui.clean import clean_lines
+from gputui.fleet import Fleet, History, LinkStatus
+from gputui.guard import run_guarded
+from gputui.link import DaemonLink
+from gpuwatch.client import wire
+from gpuwatch.paths import Paths, discover
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class StripControl(LineFilter):
+    """The last gate before the terminal: whatever slipped through, no control character leaves here."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        """Segments without control characters in their text."""
+        return [
+            Segment(_CONTROL.sub("", segment.text), segment.style)
+            if not segment.control and _CONTROL.search(segment.text)
+            else segment
+            for segment in segments
+        ]
+
+
+def _runs() -> Screen[Any]:
+    from gputui.screens.runs import RunsScreen
+
+    return RunsScreen()
+
+
+def _offers() -> Screen[Any]:
+    from gputui.screens.offers import OffersScreen
+
+    return OffersScreen()
+
+
+def _commands() -> type[Provider]:
+    from gputui.palette import Commands
+
+    return Commands
+
+
+class GpuTui(App[None]):
+    """`socket` is where the daemon listens; `spawn` starts one when none does (None: never)."""
+
+    TITLE = "gputui"
+    MODES = {"runs": _runs, "offers": _offers}  # noqa: RUF012 - Textual's own declaration
+    DEFAULT_MODE = "runs"
+    COMMANDS = {_commands}  # noqa: RUF012
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
+    CSS_PATH = "app.tcss"
+    PAUSE_GC_ON_SCROLL = True
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("1", "place('runs')", "Runs", show=False, id="place-runs"),
+        Binding("2", "place('offers')", "Offers", show=False, id="place-offers"),
+        Binding("question_mark", "help", "Help", id="help"),
+        Binding("colon", "command_palette", "Commands", key_display=":", id="commands"),
+        Binding("R", "reconnect", "Call the daemon now", show=False, id="reconnect"),
+        Binding("q", "quit", "Quit", id="quit", tooltip="The daemon goes on"),
+    ]
+
+    def __init__(
+        self,
+        socket: Path,
+        *,
+        spawn: Callable[[], Awaitable[None]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        heartbeat: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.clock = clock
+        """Monotonic seconds; ages on screen are counted with it."""
+        self.fleet = Fleet()
+        """The newest snapshot; replaced, never changed."""
+        self.history = History()
+        self.fleet_changed: Signal[Fleet] = Signal(self, "fleet")
+        self.link = DaemonLink(
+            socket,
+            on_state=self._link_state,
+            on_runs=self._runs_arrived,
+            on_heard=self._heard,
+            spawn=spawn,
+            heartbeat=heartbeat,
+        )
+        for one in (theme.DARK, theme.LIGHT):
+            self.register_theme(one)
+        self.theme = theme.DARK.name
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Our colour names for themes that do not have them."""
+        return theme.VARIABLES
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Ours comes last."""
+        return [*super().get_line_filters(), StripControl()]
+
+    def on_mount(self) -> None:
+        """Call the daemon before the first frame is drawn, so that it has data."""
+        run_guarded(self, self.link.serve(), what="The line to gpuwatch", group="link")
+        self.set_interval(1.0, self._tick)
+
+    # --- what the daemon says --------------------------------------------------------------------
+
+    def _link_state(self, status: LinkStatus, text: str, retry_in: float | None) -> None:
+        now = self.clock()
+        link = replace(
+            self.fleet.link,
+            status=status,
+            reason="" if status is LinkStatus.UP else text,
+            version=text if status is LinkStatus.UP else self.fleet.link.version,
+            since=now,
+            heard=now if status is LinkStatus.UP else self.fleet.link.heard,
+            retry_at=None if retry_in is None else now + retry_in,
+        )
+        self._publish(replace(self.fleet, link=link))
+
+    def _runs_arrived(self, runs: wire.Runs) -> None:
+        self.history.add(runs)
+        self._publish(replace(self.fleet, runs=runs, received=self.clock()))
+
+    def _heard(self) -> None:
+        self.fleet = self.fleet.with_link(heard=self.clock())
+
+    def _publish(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.fleet_changed.publish(fleet)
+
+    def _tick(self) -> None:
+        """Ages grow although nothing arrives."""
+        from gputui.screens.place import Place
+
+        for screen in self.screen_stack:
+            if isinstance(screen, Place) and screen.is_current:
+                screen.tick()
+
+    # --- what every screen can do ----------------------------------------------------------------
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """A toast; its text may come from anywhere, so it is cleaned and never parsed."""
+        super().notify(
+            clean_lines(message, 600), title=title, severity=severity, timeout=timeout, markup=False
+        )
+
+    async def action_place(self, mode: str) -> None:
+        """Go to a place, and to its first screen."""
+        if self.current_mode != mode:
+            await self.switch_mode(mode)
+        while len(self.screen_stack) > 1:
+            await self.pop_screen()
+
+    def action_reconnect(self) -> None:
+        """Do not wait for the next attempt to reach the daemon."""
+        self.link.retry_now()
+
+    async def action_help(self) -> None:
+        """The keys of what is focused now."""
+        from gputui.screens.help import HelpDialog, sections
+
+        await self.push_screen(HelpDialog(sections(self.screen)))
+
+    def open_run(self, ident: str) -> None:
+        """Show one run."""
+        from gputui.screens.run import RunScreen
+
+        if isinstance(self.screen, RunScreen) and self.screen.ident == ident:
+            return
+        self.push_screen(RunScreen(ident))
+
+
+def _log_to(paths: Paths) -> None:
+    """Our own log; the terminal is taken."""
+    try:
+        paths.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handler = logging.FileHandler(paths.logs / "gputui.log", delay=True)
+    except OSError:
+        return  # no log is no reason to have no app
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger("gputui").addHandler(handler)
+
+
+def run_app() -> int:
+    """Open the app on the user's daemon; returns the exit status."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        sys.stderr.write(
+            "gputui: the app needs a terminal; for scripts there are commands, see gputui --help\n"
+        )
+        return 2
+    paths = discover()
+    _log_to(paths)
+
+    async def spawn() -> None:
+        from gputui.spawn import start_daemon
+
+        await asyncio.to_thread(start_daemon, paths)
+
+    app = GpuTui(paths.socket, spawn=spawn)
+    app.run()
+    return app.return_code or 0

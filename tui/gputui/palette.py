@@ -1,0 +1,52 @@
+"""The command palette: every run by name, and what can be done to it and on this screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
+from textual.markup import escape
+
+from gputui.app import GpuTui
+from gputui.screens.place import Place
+
+
+class Commands(Provider):
+    """Runs and actions. Shown without a word typed, found by any part of their name."""
+
+    def _all(self) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+        """Name, explanation, and what it does."""
+        app = cast("GpuTui", self.app)
+        screen = self.screen
+        if isinstance(screen, Place):
+            for node, binding, _, _ in screen.active_bindings.values():
+                if node is screen and binding.show and binding.description:
+                    reason = screen.why_not(binding.action.partition("(")[0])
+                    run = partial(screen.run_action, binding.action)
+                    yield binding.description, reason or binding.tooltip or "", run
+        yield "Runs", "Go to the fleet", partial(app.action_place, "runs")
+        yield "Offers", "Go to the market", partial(app.action_place, "offers")
+        yield "Light theme", "For bright rooms", partial(setattr, app, "theme", "gputui-light")
+        yield "Dark theme", "For dark ones", partial(setattr, app, "theme", "gputui")
+        yield "Help", "The keys of this screen", app.action_help
+        yield "Call the daemon now", "Do not wait for the next attempt", app.action_reconnect
+        yield "Quit", "The daemon goes on", app.action_quit
+        runs = app.fleet.runs.runs if app.fleet.runs is not None else []
+        for row in runs:
+            yield f"Open {row.name}", f"{row.state} · {row.id}", partial(app.open_run, row.id)
+
+    async def discover(self) -> Hits:
+        """Everything, before a word is typed."""
+        for name, text, command in self._all():
+            yield DiscoveryHit(Content(name), command, text=name, help=escape(text) if text else None)
+
+    async def search(self, query: str) -> Hits:
+        """What matches."""
+        matcher = self.matcher(query)
+        for name, text, command in self._all():
+            if (score := matcher.match(name)) > 0:
+                # Content is never parsed; the help line would be, so it is escaped
+                yield Hit(score, Content(name), command, text=name, help=escape(text) if text else None)

@@ -1,0 +1,1 @@
+"""Screens: places (runs, offers), one run, and dialogs. Each has its style sheet next to it."""

@@ -1,0 +1,216 @@
+"""Offers: what can be rented now, cheapest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+
+from gputui import wording as say
+from gputui.guard import run_guarded
+from gputui.screens.place import Place
+from gputui.table import Cell, Column, Piece, TableModel
+from gputui.widgets.lines import Lines
+from gputui.widgets.vtable import VTable
+from gpuwatch.client import wire
+
+LIMIT = 5_000
+"""Offers asked for at once; a line of the protocol holds about 9,000."""
+_TIMEOUT = 120.0
+
+
+def _key(row: wire.OfferRow) -> str:
+    return f"{row.provider}:{row.offer_id}"
+
+
+def _kind(row: wire.OfferRow) -> Cell:
+    return ("spot", "warn") if row.spot else ("on-demand", "")
+
+
+def _trust(row: wire.OfferRow) -> Cell:
+    text = say.percent(row.reliability)
+    return (f"△ {text}", "warn") if not row.verified else (text, "" if row.reliability is not None else "dim")
+
+
+COLUMNS: Sequence[Column[wire.OfferRow]] = (
+    Column("gpu", "GPU", 14, lambda o: (say.gpus(o.gpu, o.gpu_count), "bold"), lambda o: o.gpu.lower(), flex=2),
+    Column("memory", "VRAM", 5, lambda o: say.gigabytes(o.gpu_memory), lambda o: o.gpu_memory, right=True, descending=True),
+    Column("price", "PRICE", 9, lambda o: (say.rate(o.price), "good"), lambda o: o.price, right=True),
+    Column(
+        "each", "PER GPU", 9, lambda o: say.rate(o.price // max(1, o.gpu_count)), lambda o: o.price / max(1, o.gpu_count),
+        right=True, wide=100,
+    ),
+    Column("kind", "KIND", 9, _kind, lambda o: o.spot),
+    Column("reliable", "RELIABLE", 8, _trust, lambda o: o.reliability, right=True, descending=True),
+    Column("down", "DOWN", 5, lambda o: say.network(o.download_speed), lambda o: o.download_speed, right=True, descending=True),
+    Column("up", "UP", 5, lambda o: say.network(o.upload_speed), lambda o: o.upload_speed, right=True, wide=120, descending=True),
+    Column("disk", "DISK", 6, lambda o: say.gigabytes(o.disk), lambda o: o.disk, right=True, descending=True),
+    Column("cpu", "CPU", 4, lambda o: say.count(o.cpu_cores), lambda o: o.cpu_cores, right=True, wide=128, descending=True),
+    Column("ram", "RAM", 5, lambda o: say.gigabytes(o.memory), lambda o: o.memory, right=True, wide=128, descending=True),
+    Column("cuda", "CUDA", 5, lambda o: o.cuda or (say.UNKNOWN, "dim"), lambda o: o.cuda, wide=100),
+    Column("region", "REGION", 8, lambda o: (o.region or say.UNKNOWN, "dim"), lambda o: o.region, flex=1),
+    Column("offer", "OFFER", 16, lambda o: (_key(o), "dim"), _key, wide=110),
+)  # fmt: skip
+
+
+def model() -> TableModel[wire.OfferRow]:
+    """Offers as a table."""
+    return TableModel(
+        columns=COLUMNS,
+        key=_key,
+        text=lambda o: (
+            f"{o.provider} {o.offer_id} {o.gpu} {o.region} {'spot' if o.spot else 'on-demand'} "
+            f"{'verified' if o.verified else 'unverified'} {'datacenter' if o.datacenter else ''}"
+        ),
+        fields={
+            "price": lambda o: o.price / 1e6,
+            "each": lambda o: o.price / 1e6 / max(1, o.gpu_count),
+            "gpus": lambda o: o.gpu_count,
+            "vram": lambda o: o.gpu_memory / 1e9,
+            "reliable": lambda o: None if o.reliability is None else o.reliability * 100,
+            "down": lambda o: None if o.download_speed is None else o.download_speed / 1e6,
+            "up": lambda o: None if o.upload_speed is None else o.upload_speed / 1e6,
+            "disk": lambda o: None if o.disk is None else o.disk / 1e9,
+            "cuda": lambda o: _number(o.cuda),
+            "ram": lambda o: None if o.memory is None else o.memory / 1e9,
+            "cpu": lambda o: o.cpu_cores,
+        },
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+class OffersScreen(Place):
+    """The market."""
+
+    PLACE = "offers"
+    CSS_PATH = "offers.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "Launch on this", id="launch-on"),
+        Binding("r", "refresh", "Refresh", id="refresh"),
+        Binding("i", "kind", "Spot/on-demand", id="spot", tooltip="Interruptible machines instead"),
+        Binding(
+            "v", "unverified", "Unverified", id="unverified", tooltip="Also hosts the vendor has not verified"
+        ),
+        Binding("d", "destroy", "Destroy", show=False, id="destroy"),
+        Binding("w", "why", "Why", show=False, id="why"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.question = wire.OffersQuery(limit=LIMIT)
+        self.answer: wire.Offers | None = None
+        self.asked_at = 0.0
+
+    def body(self) -> ComposeResult:
+        """What was asked, the table, the offer under the cursor."""
+        yield Lines(id="asked")
+        yield VTable(model(), id="offers")
+        yield Lines(id="offer", classes="panel")
+
+    @property
+    def table(self) -> VTable[wire.OfferRow]:
+        """The offers."""
+        return self.query_one("#offers", VTable)
+
+    def on_mount(self) -> None:
+        """Ask at once."""
+        super().on_mount()
+        self.action_refresh()
+
+    def action_refresh(self) -> None:
+        """Ask again."""
+
+        async def ask() -> None:
+            self._say("asking the providers …", "busy")
+            try:
+                answer = await self.tui.link.call("offers", self.question, wire.Offers, timeout=_TIMEOUT)
+            except Exception:
+                self._say("no answer; r asks again", "warn")
+                raise
+            self.answer, self.asked_at = answer, self.tui.clock()
+            empty = "No offer fits. v also shows unverified hosts, i switches to spot."
+            self.table.empty = [empty, *answer.problems]
+            self.table.load(answer.offers)
+            self.cursor_moved()
+            self.tick()
+
+        run_guarded(self, ask(), what="Offers", group="offers")
+
+    def tick(self) -> None:
+        """How old the answer is."""
+        super().tick()
+        if self.answer is None:
+            return
+        count = say.plural(len(self.answer.offers), "offer")
+        age = say.ago(self.tui.clock() - self.asked_at)
+        kind = "spot" if self.question.spot else "on-demand"
+        hosts = "all hosts" if self.question.unverified else "verified hosts"
+        disk = f"{say.gigabytes(self.question.disk)} disk in the price"
+        self._say(f"{count} · {kind} · {hosts} · {disk} · asked {age}", "dim", self.answer.problems)
+
+    def _say(self, text: str, tone: str, problems: Sequence[str] = ()) -> None:
+        lines: list[list[Piece]] = [[(text, tone)]]
+        lines += [[("△ ", "warn"), (problem, "warn")] for problem in problems[:3]]
+        self.query_one("#asked", Lines).set_lines(lines)
+
+    def action_kind(self) -> None:
+        """Spot instead of on-demand, or back."""
+        self._ask_for(spot=not self.question.spot)
+
+    def action_unverified(self) -> None:
+        """Also unverified hosts, or not."""
+        self._ask_for(unverified=not self.question.unverified)
+
+    def _ask_for(self, **changes: bool) -> None:
+        import msgspec
+
+        self.question = msgspec.structs.replace(self.question, **changes)
+        self.action_refresh()
+
+    def why_not(self, action: str) -> str | None:
+        """Actions here are about the offer under the cursor."""
+        if action == "open":
+            return None if self.table.current is not None else "there is no offer here"
+        return super().why_not(action)
+
+    def action_open(self) -> None:
+        """Launch a run on exactly this offer."""
+        if not self.refuse("open"):
+            self.launch(self.table.current)
+
+    def action_launch(self) -> None:
+        """Launch on the offer under the cursor."""
+        self.launch(self.table.current)
+
+    def cursor_moved(self) -> None:
+        """More of the offer under the cursor."""
+        offer = self.table.current
+        panel = self.query_one("#offer", Lines)
+        panel.display = offer is not None
+        if offer is None:
+            return
+        where = "datacenter" if offer.datacenter else "host"
+        checked = "verified" if offer.verified else "not verified"
+        machine = f", machine {offer.machine_id}" if offer.machine_id else ""
+        ends = (
+            say.UNKNOWN
+            if offer.ends_at is None or self.tui.fleet.runs is None
+            else say.duration(offer.ends_at - self.tui.fleet.wall(self.tui.clock()))
+        )
+        carry = say.UNKNOWN if offer.transfer_price is None else f"{say.money(offer.transfer_price)}/GB"
+        panel.set_lines(
+            [
+                [(say.gpus(offer.gpu, offer.gpu_count), "bold"), (f"  {say.rate(offer.price)}", "good"),
+                 (f"  {offer.provider} {offer.offer_id}{machine}", "dim")],
+                [("stopped ", "dim"), (say.rate(offer.disk_price), ""), ("   bringing home ", "dim"), (carry, ""),
+                 ("   available for ", "dim"), (ends, ""), (f"   {checked} {where}", "dim")],
+            ]
+        )  # fmt: skip

@@ -1,0 +1,480 @@
+"""One run: state and what comes next, GPUs and curves, the live log, its timeline, custody, its spec."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, VerticalScroll
+from textual.widgets import ContentSwitcher, Input
+
+from gputui import panels
+from gputui import wording as say
+from gputui.clean import clean_lines
+from gputui.fleet import Fleet, telemetry_age
+from gputui.guard import run_guarded
+from gputui.logring import Gap
+from gputui.screens.place import Place
+from gputui.table import Column, TableModel
+from gputui.widgets.bars import KeyBar
+from gputui.widgets.lines import Line, Lines
+from gputui.widgets.logview import LogView
+from gputui.widgets.vtable import VTable
+from gpuwatch.client import wire
+
+TABS = (("overview", "o"), ("timeline", "t"), ("custody", "c"), ("spec", "p"))
+_SAMPLES = 2_000
+_PAGE = 1 << 18
+"""Bytes of log read at once."""
+
+
+class State(Lines):
+    """The lines at the top: what it is, what is wrong, what comes next."""
+
+    run: wire.RunRow | None = None
+    age: float | None = None
+
+    def show(self, run: wire.RunRow | None, age: float | None) -> None:
+        """Another state of the run, or only later."""
+        self.run, self.age = run, age
+        self.changed()
+
+    def make(self, width: int) -> Sequence[Line]:
+        """As many lines as there is to say."""
+        if self.run is None:
+            return [[("…", "dim")]]
+        lines = [
+            panels.heading(self.run, self.age),
+            *panels.outlook(self.run),
+            *panels.transfer(self.run, width),
+        ]
+        if self.run.instance_id is not None and self.run.state not in say.ENDED:
+            lines.append(panels.safety(self.run))
+        return lines
+
+
+class Meters(Lines):
+    """GPU bars and the curves of loss and speed."""
+
+    gpus: Sequence[wire.GpuRow] = ()
+    run: wire.RunRow | None = None
+    tall: bool = True
+
+    def __init__(self, samples: deque[wire.Sample], *, id: str) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self._samples = samples
+
+    def show(self, run: wire.RunRow | None, *, tall: bool) -> None:
+        """Another sample, or another state of the run."""
+        self.run, self.tall = run, tall
+        self.changed()
+
+    def make(self, width: int) -> Sequence[Line]:
+        """Bars first; curves when there is something to draw."""
+        run, samples = self.run, self._samples
+        newest = samples[-1] if samples else None
+        gpus = newest.gpus if newest is not None and newest.gpus else (run.gpus if run is not None else [])
+        lines = panels.gpu_lines(gpus, width, limit=8 if self.tall else 4)
+        losses = [s.loss for s in samples]
+        speeds = [s.tokens_per_second for s in samples]
+        if any(v is not None for v in losses):
+            step = say.steps(run.step if run is not None else None, run.steps if run is not None else None)
+            now = say.loss(run.loss if run is not None else None)
+            if self.tall:
+                lines += [[], *panels.chart("loss", f"{now}   step {step}", losses, width, 6, "accent")]
+            else:
+                lines += panels.chart("loss", f"{now}   step {step}", losses, width, 2, "accent")
+        if self.tall and any(v is not None for v in speeds):
+            text = say.count(run.tokens_per_second if run is not None else None)
+            lines += [[], *panels.chart("tokens/s", text, speeds, width, 3, "busy")]
+        if self.tall and any(s.gpus for s in samples):
+            use = [_mean(s.gpus) for s in samples]
+            lines += [[], *panels.chart("gpu use", say.percent(use[-1]), use, width, 3, "good")]
+        return lines or [[("no telemetry yet", "dim")]]
+
+
+def _mean(gpus: Sequence[wire.GpuRow]) -> float | None:
+    known = [gpu.utilisation for gpu in gpus if gpu.utilisation is not None]
+    return sum(known) / len(known) if known else None
+
+
+class Tabs(Lines):
+    """Names of the tabs and the keys that open them."""
+
+    current = "overview"
+
+    def make(self, width: int) -> Sequence[Line]:
+        """One line."""
+        line: Line = []
+        for name, key in TABS:
+            here = name == self.current
+            line = [*line, (f"{key} ", "key"), (name, "title" if here else "dim"), ("    ", "")]
+        return [line]
+
+
+class RunScreen(Place):
+    """Pushed on top of a place; `esc` goes back there."""
+
+    PLACE = "run"
+    CSS_PATH = "run.tcss"
+    AUTO_FOCUS = "LogView"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "ignore", show=False),
+        Binding("l", "ignore", show=False),
+        Binding("slash", "filter", "Search", id="search"),
+        *(
+            Binding(key, f"tab('{name}')", name.capitalize(), show=False, id=f"tab-{name}")
+            for name, key in TABS
+        ),
+        Binding("tab,right_square_bracket", "next_tab(1)", "Next tab", show=False),
+        Binding("shift+tab,left_square_bracket", "next_tab(-1)", "Previous tab", show=False),
+        Binding("z", "zoom", "Zoom log", id="zoom"),
+        Binding("escape", "back", "Back", id="back"),
+    ]
+
+    def __init__(self, ident: str) -> None:
+        super().__init__()
+        self.ident = ident
+        """The run's id."""
+        self.samples: deque[wire.Sample] = deque(maxlen=_SAMPLES)
+        self.detail: wire.RunDetail | None = None
+        self.log_complete = False
+        self._seen: tuple[object, ...] = ()
+
+    def body(self) -> ComposeResult:
+        """State, tabs, and what the tab shows."""
+        yield State(id="state")
+        yield Tabs(id="tabs")
+        with ContentSwitcher(initial="overview"):
+            with Container(id="overview"):
+                yield Meters(self.samples, id="meters")
+                with Container(id="logbox"):
+                    yield LogView(id="log")
+                    yield Lines([[]], id="logline")
+            yield VTable(_timeline(), id="timeline", empty=["Nothing has happened yet."])
+            with Container(id="custody"):
+                yield Lines([[]], id="proof")
+                yield VTable(_artifacts(), id="files", empty=["No file is promised or known yet."])
+            with VerticalScroll(id="spec"):
+                yield Lines([[]], id="text")
+
+    @property
+    def log_view(self) -> LogView:
+        """The log."""
+        return self.query_one("#log", LogView)
+
+    def on_mount(self) -> None:
+        """Read what there is, then follow it."""
+        super().on_mount()
+        run_guarded(self, self._follow_detail(), what="Run", group="detail")
+        run_guarded(self, self._follow_log(), what="Log", group="log")
+
+    # --- data ------------------------------------------------------------------------------------
+
+    async def _load(self) -> wire.RunDetail:
+        detail = await self.tui.link.call("run", wire.RunRef(run=self.ident), wire.RunDetail)
+        self.detail = detail
+        self._show_detail(detail)
+        return detail
+
+    async def _follow_detail(self) -> None:
+        detail = await self._load()
+        self.samples.extend(detail.samples)
+        self._show_meters()
+        self.query_one("#timeline", VTable).load(reversed(detail.events))
+        run_guarded(self, self._follow_telemetry(), what="Telemetry", group="telemetry")
+        run_guarded(self, self._follow_events(detail.events), what="Timeline", group="events")
+
+    async def _follow_telemetry(self) -> None:
+        newest = self.samples[-1].time if self.samples else 0.0
+        async with aclosing(self.tui.link.notices("telemetry", self.ident)) as stream:  # type: ignore[type-var]
+            async for notice in stream:
+                if notice.sample is not None and notice.sample.time > newest:
+                    newest = notice.sample.time
+                    self.samples.append(notice.sample)
+                    self._show_meters()
+
+    async def _follow_events(self, known: list[wire.EventRow]) -> None:
+        events = {event.seq: event for event in known}
+        since = max(events, default=0)
+        async with aclosing(self.tui.link.notices("events", self.ident, since)) as stream:  # type: ignore[type-var]
+            async for notice in stream:
+                if notice.event is not None:
+                    events[notice.event.seq] = notice.event
+                    self.query_one("#timeline", VTable).load(
+                        sorted(events.values(), key=lambda e: e.seq, reverse=True)
+                    )
+
+    async def _follow_log(self) -> None:
+        """From the end: the last page at once, then what comes; older pages when scrolled to."""
+        view = self.log_view
+        page = await self._read_log(-_PAGE)
+        view.ring.reset(page.offset)
+        if page.offset > 0:  # do not begin in the middle of a line
+            cut = page.data.find(b"\n") + 1
+            view.ring.reset(page.offset + cut)
+            view.append(page.offset + cut, page.data[cut:])
+        else:
+            view.append(0, page.data)
+        self._log_at_end(page.complete and view.ring.end >= page.size)
+        while not self.log_complete:
+            async with aclosing(self.tui.link.notices("log", self.ident, view.ring.end)) as stream:  # type: ignore[type-var]
+                async for notice in stream:
+                    if notice.log is None:
+                        continue
+                    try:
+                        view.append(notice.log.offset, notice.log.data)
+                    except Gap:
+                        break  # subscribe again from where we really are
+                    self._show_logline()
+                    if notice.log.complete and view.ring.end >= notice.log.size:
+                        self._log_at_end(True)
+                        break
+
+    async def _read_log(self, offset: int, limit: int = _PAGE) -> wire.LogChunk:
+        question = wire.LogRead(run=self.ident, offset=offset, limit=limit)
+        return await self.tui.link.call("log.read", question, wire.LogChunk)
+
+    @on(LogView.AtTop)
+    def _older(self) -> None:
+        async def read() -> None:
+            ring = self.log_view.ring
+            start = max(0, ring.start - _PAGE)
+            if ring.start > 0:
+                page = await self._read_log(start, ring.start - start)
+                if not self.log_view.prepend(page.offset, page.data):
+                    self._show_logline("older lines: gputui logs " + self.ident)
+
+        run_guarded(self, read(), what="Older lines", group="older")
+
+    # --- showing ---------------------------------------------------------------------------------
+
+    def fleet_changed(self, fleet: Fleet) -> None:
+        """The run's row moves; read the rest again when something that matters changed."""
+        run = fleet.find(self.ident)
+        if run is None:
+            return
+        self._show_state()
+        self._show_meters()
+        self.query_one(KeyBar).changed()
+        key = (
+            run.state,
+            run.checkpoints,
+            run.verified_bytes,
+            run.holds,
+            run.transfer and run.transfer.files_done,
+        )
+        if self.detail is not None and key != self._seen:
+            self._seen = key
+            run_guarded(self, self._reload(), what="Run", group="detail")
+
+    async def _reload(self) -> None:
+        await self._load()
+
+    def tick(self) -> None:
+        """Ages grow."""
+        super().tick()
+        self._show_state()
+
+    def current_run(self) -> wire.RunRow | None:
+        """The run of this screen."""
+        return self.tui.fleet.find(self.ident) or (self.detail.run if self.detail is not None else None)
+
+    def _show_state(self) -> None:
+        run = self.current_run()
+        age = telemetry_age(self.tui.fleet, run, self.tui.clock()) if run is not None else None
+        self.query_one(State).show(run, age)
+
+    def _show_meters(self) -> None:
+        self.query_one(Meters).show(self.current_run(), tall=self.size.width >= 110)
+
+    def _show_detail(self, detail: wire.RunDetail) -> None:
+        run, custody = detail.run, detail.custody
+        self._seen = (
+            run.state,
+            run.checkpoints,
+            run.verified_bytes,
+            run.holds,
+            run.transfer and run.transfer.files_done,
+        )
+        self._show_state()
+        held = sum(row.size for row in custody.verified)
+        lines: list[Line] = [
+            [(custody.summary, "good" if custody.allowed else "warn")],
+            [("✓ ", "good"), (f"{say.plural(len(custody.verified), 'file')} verified here, {say.size(held)}", ""),
+             (f"   receipt {custody.receipt[:16]}" if custody.receipt else "   no receipt yet", "dim")],
+            *([("△ ", "warn"), (f"hold {hold.name}: ", "dim"), (hold.reason, "")] for hold in custody.holds),
+        ]  # fmt: skip
+        self.query_one("#proof", Lines).set_lines(lines)
+        self.query_one("#files", VTable).load([*custody.unsafe, *custody.verified])
+        spec: list[Line] = [_spec_line(line) for line in clean_lines(detail.spec).expandtabs(4).splitlines()]
+        if detail.ssh:
+            spec = [[("# ssh  ", "dim"), (" ".join(detail.ssh), "")], [], *spec]
+        self.query_one("#text", Lines).set_lines(spec)
+
+    def _log_at_end(self, complete: bool) -> None:
+        self.log_complete = complete
+        self._show_logline()
+
+    @on(LogView.Searched)
+    def _searched(self, event: LogView.Searched) -> None:
+        if self.log_view.pattern is None:
+            self._show_logline()
+        elif event.matches == 0:
+            self._show_logline("no match" if event.done else "searching …")
+        else:
+            more = "" if event.done else " …"
+            self._show_logline(
+                f"match {event.current} of {event.matches}{more}   n next  N previous  esc ends"
+            )
+
+    def _show_logline(self, text: str = "") -> None:
+        view = self.log_view
+        if text or view.pattern is not None:
+            if text:
+                self.query_one("#logline", Lines).set_lines([[(text, "accent")]])
+            return
+        if view.unseen:
+            line: Line = [(f"↓ {say.plural(view.unseen, 'new line')}", "busy"), ("   G follows again", "dim")]
+        elif not view.follow:
+            line = [("standing still", "dim"), ("   G follows again", "dim")]
+        elif self.log_complete:
+            line = [("end of the log", "dim")]
+        else:
+            line = [("● ", "good"), ("following", "dim")]
+        self.query_one("#logline", Lines).set_lines([line])
+
+    def on_resize(self) -> None:
+        """The meters are drawn for their width."""
+        self._show_meters()
+
+    # --- keys ------------------------------------------------------------------------------------
+
+    def why_not(self, action: str) -> str | None:
+        """On other tabs the log's keys do nothing."""
+        if action == "zoom" and self.tab != "overview":
+            return "the log is on the overview tab (o)"
+        return super().why_not(action)
+
+    @property
+    def tab(self) -> str:
+        """The tab that is open."""
+        return self.query_one(ContentSwitcher).current or "overview"
+
+    def action_tab(self, name: str) -> None:
+        """Open a tab."""
+        self.query_one(ContentSwitcher).current = name
+        tabs = self.query_one(Tabs)
+        tabs.current = name
+        tabs.changed()
+        targets = {"overview": "#log", "timeline": "#timeline", "custody": "#files", "spec": "#spec"}
+        self.query_one(targets[name]).focus()
+        self.query_one(KeyBar).changed()
+
+    def action_next_tab(self, by: int) -> None:
+        """Open the tab beside."""
+        names = [name for name, _ in TABS]
+        self.action_tab(names[(names.index(self.tab) + by) % len(names)])
+
+    def action_zoom(self) -> None:
+        """Only the log, or the meters too."""
+        if not self.refuse("zoom"):
+            self.toggle_class("-zoom")
+
+    def action_ignore(self) -> None:
+        """Keys of lists that mean nothing here."""
+
+    def filtered(self) -> VTable[Any] | None:
+        """The table of the open tab, if it has one."""
+        return {
+            "timeline": self.query_one("#timeline", VTable),
+            "custody": self.query_one("#files", VTable),
+        }.get(self.tab)
+
+    def action_filter(self) -> None:
+        """Search the log, or filter the table of the tab."""
+        if self.tab in {"timeline", "custody"}:
+            super().action_filter()
+            return
+        if self.tab != "overview":
+            self.action_tab("overview")
+        for found in self.query("#search").results(Input):
+            found.focus()
+            return
+        entry = Input(
+            placeholder="regular expression  (enter keeps it, esc ends it)", id="search", compact=True
+        )
+        self.query_one("#logbox").mount(entry)
+        entry.focus()
+
+    @on(Input.Changed, "#search")
+    @on(Input.Submitted, "#search")
+    def _search(self, event: Input.Changed | Input.Submitted) -> None:
+        try:
+            if isinstance(event, Input.Changed):
+                self.log_view.search(event.value)
+        except re.error as error:
+            self._show_logline(f"not a regular expression: {error}")
+            return
+        if isinstance(event, Input.Submitted):
+            self.log_view.focus()
+
+    def action_back(self) -> None:
+        """End the search first, then leave."""
+        entries = list(self.query("#search").results(Input))
+        if entries:
+            entries[0].remove()
+            self.log_view.search("")
+            self.log_view.focus()
+            self._show_logline()
+        else:
+            super().action_back()
+
+
+def _timeline() -> TableModel[wire.EventRow]:
+    return TableModel(
+        columns=(
+            Column("time", "TIME", 8, lambda e: (say.clock(e.time), "dim"), lambda e: e.seq, descending=True),
+            Column("kind", "WHAT", 14, lambda e: (e.kind, "accent"), lambda e: e.kind),
+            Column("text", "", 20, lambda e: e.text, flex=1),
+        ),
+        key=lambda event: str(event.seq),
+        text=lambda event: f"{event.kind} {event.text}",
+    )
+
+
+def _artifacts() -> TableModel[wire.ArtifactRow]:
+    def state(row: wire.ArtifactRow) -> tuple[str, str]:
+        glyph, tone = say.ARTIFACTS.get(row.state, ("?", "warn"))
+        return (f"{glyph} {row.state}", tone)
+
+    return TableModel(
+        columns=(
+            Column("state", "STATE", 13, state, lambda r: r.state),
+            Column("path", "FILE", 20, lambda r: r.path, lambda r: r.path, flex=1),
+            Column("size", "SIZE", 8, lambda r: say.size(r.size), lambda r: r.size, right=True, descending=True),
+            Column("step", "STEP", 7, lambda r: say.steps(r.step, None), lambda r: r.step, right=True, descending=True),
+            Column("sha", "SHA-256", 12, lambda r: ((r.sha256 or say.UNKNOWN)[:12], "dim"), wide=90),
+            Column("when", "VERIFIED", 8, lambda r: (say.clock(r.verified_at), "dim"), lambda r: r.verified_at, wide=90),
+        ),
+        key=lambda row: row.path,
+        text=lambda row: f"{row.path} {row.state}",
+        fields={"size": lambda r: r.size / 1e9, "step": lambda r: r.step},
+    )  # fmt: skip
+
+
+def _spec_line(text: str) -> Line:
+    """A line of TOML: comments faint, tables bold, keys in colour."""
+    bare = text.strip()
+    if bare.startswith("#"):
+        return [(text, "dim")]
+    if bare.startswith("["):
+        return [(text, "bold")]
+    key, equals, value = text.partition("=")
+    return [(key, "accent"), (equals + value, "")] if equals else [(text, "")]

@@ -1,0 +1,86 @@
+"""Small pictures in text: braille charts, sparklines and bars. Pure; values may be unknown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+_DOTS = ((0x40, 0x80), (0x04, 0x20), (0x02, 0x10), (0x01, 0x08))
+"""Braille bits by row from the bottom, left and right."""
+_BLANK = 0x2800
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def resample(values: Sequence[float | None], number: int) -> list[float | None]:
+    """Exactly `number` values: means of equal slices, or the newest ones on the right of unknown."""
+    if len(values) <= number:
+        return [*([None] * (number - len(values))), *values]
+    out: list[float | None] = []
+    for i in range(number):
+        part = values[i * len(values) // number : (i + 1) * len(values) // number]
+        known = [v for v in part if v is not None and math.isfinite(v)]
+        out.append(sum(known) / len(known) if known else None)
+    return out
+
+
+def bounds(values: Sequence[float | None]) -> tuple[float, float] | None:
+    """Lowest and highest known value, None when there is none."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    return (min(known), max(known)) if known else None
+
+
+def chart(
+    values: Sequence[float | None],
+    width: int,
+    height: int,
+    low: float | None = None,
+    high: float | None = None,
+) -> list[str]:
+    """A line chart of `width` × `height` cells (2 × 4 dots each), top line first.
+
+    The scale is that of the values unless `low` and `high` are given.
+    """
+    cells = [[_BLANK] * width for _ in range(height)]
+    points = resample(values, width * 2)
+    ends = bounds(points)
+    if ends is not None and width > 0 and height > 0:
+        bottom = ends[0] if low is None else low
+        top = ends[1] if high is None else high
+        span = (top - bottom) or 1.0
+        rows = height * 4
+        previous: int | None = None
+        for x, value in enumerate(points):
+            if value is None or not math.isfinite(value):
+                previous = None
+                continue
+            y = min(rows - 1, max(0, round((value - bottom) / span * (rows - 1))))
+            # join to the point before, so that a steep step stays one line
+            start = y if previous is None else previous + (1 if y > previous else -1 if y < previous else 0)
+            for dot in range(min(start, y), max(start, y) + 1):
+                cells[height - 1 - dot // 4][x // 2] |= _DOTS[dot % 4][x % 2]
+            previous = y
+    return ["".join(map(chr, line)) for line in cells]
+
+
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """One line of block characters; unknown is blank."""
+    points = resample(values, width)
+    ends = bounds(points)
+    if ends is None:
+        return " " * width
+    span = ends[1] - ends[0]
+    return "".join(
+        " " if v is None or not math.isfinite(v) else _BLOCKS[round((v - ends[0]) / span * 7) if span else 3]
+        for v in points
+    )
+
+
+def bar(share: float | None, width: int) -> tuple[str, str]:
+    """A bar of `width` cells as its filled part and its empty part; unknown is all empty.
+
+    The two parts differ in shape, so it reads without colour.
+    """
+    if share is None or not math.isfinite(share):
+        return "", "╌" * width
+    full = min(width, max(0, round(share * width)))
+    return "━" * full, "─" * (width - full)

@@ -1,0 +1,75 @@
+"""A panel made of lines of (text, tone) pieces. There is no markup in it to inject anything into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.style import Style
+from textual.geometry import Size
+from textual.strip import Strip
+from textual.widget import Widget
+
+from gputui.table import Piece
+from gputui.widgets import tones
+
+Line = Sequence[Piece]
+
+
+def wrap(text: str, width: int, tone: str = "", indent: str = "") -> list[Line]:
+    """Words of `text` as lines of at most `width` cells; later lines begin with `indent`."""
+    from textwrap import wrap as split
+
+    parts = split(text, max(8, width), subsequent_indent=indent, break_long_words=True) or [""]
+    return [[(part, tone)] for part in parts]
+
+
+class Lines(Widget):
+    """Subclasses say what the lines are; `set_lines` does for those that are given them."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = tones.CLASSES
+    DEFAULT_CSS = "Lines { height: auto; width: 1fr; " + tones.CSS + "}"
+
+    def __init__(
+        self,
+        lines: Sequence[Line] = (),
+        *,
+        id: str | None = None,  # noqa: A002
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(id=id, classes=classes)
+        self._given: Sequence[Line] = lines
+        self._made: tuple[int, Sequence[Line]] | None = None
+
+    def set_lines(self, lines: Sequence[Line]) -> None:
+        """Show these lines."""
+        self._given = lines
+        self.changed()
+
+    def changed(self) -> None:
+        """What `make` would say is no longer what is shown; lay out again only when the height changed."""
+        before = len(self._made[1]) if self._made is not None else -1
+        width = self._made[0] if self._made is not None else self.size.width
+        self._made = None
+        self.refresh(layout=len(self._lines(width)) != before)
+
+    def make(self, width: int) -> Sequence[Line]:
+        """The lines for this width."""
+        return self._given
+
+    def _lines(self, width: int) -> Sequence[Line]:
+        if self._made is None or self._made[0] != width:
+            self._made = (width, self.make(width))
+        return self._made[1]
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """As many rows as lines."""
+        return len(self._lines(width))
+
+    def render_line(self, y: int) -> Strip:
+        """Line `y` of the content."""
+        lines = self._lines(self.size.width)
+        base: Style = self.rich_style
+        if y >= len(lines):
+            return Strip.blank(self.size.width, base)
+        return tones.draw(self, lines[y], self.size.width, base)
