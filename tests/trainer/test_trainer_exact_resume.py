@@ -16,11 +16,12 @@ from gputrain.errors import ExitCode
 from gputrain.loop import run_training
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_nine_and_eleven_steps_equal_twenty(
-    tmp_path: Path, tiny: Callable[..., Config], dropout: float
+    tmp_path: Path, tiny: Callable[..., Config], dropout: float, optimiser: str
 ) -> None:
-    changes = {"model.dropout": dropout}
+    changes = {"model.dropout": dropout, "optim.name": optimiser}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run_training(tiny(changes), whole, "auto") == ExitCode.DONE
     assert run_training(tiny({**changes, "train.until": 9}), parts, "auto") == ExitCode.PREEMPTED

@@ -67,7 +67,11 @@ class OptimConfig:
     """The optimiser and the learning rate over time."""
 
     name: str = "adamw"
+    """adamw, or muon for the matrices of the blocks (AdamW for the rest)."""
     lr: float = 3e-4
+    muon_lr: float = 0.0
+    """Peak rate of the matrices under Muon; 0 means lr (updates are scaled to AdamW's size)."""
+    muon_momentum: float = 0.95
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -77,6 +81,14 @@ class OptimConfig:
     schedule: str = "cosine"
     warmup: float = 0.02
     """Share of the run over which the learning rate rises from 0."""
+    decay: float = 0.2
+    """Share of the run at its end over which wsd lowers the rate."""
+    spike: float = 10.0
+    """Skip a step whose gradient norm exceeds this many times the running mean."""
+    patience: int = 3
+    """Bad steps in a row before going back to the last checkpoint."""
+    max_rollbacks: int = 2
+    """Times to go back before the run counts as diverged."""
     final_lr: float = 0.1
     """Learning rate at the end, as a share of the peak."""
 
@@ -128,6 +140,12 @@ class SystemConfig:
     device: str = "auto"
     dtype: str = "auto"
     """Activations: float32 or bfloat16; auto takes bfloat16 where the hardware multiplies it."""
+    compile: str = "auto"
+    """torch.compile: auto is on for CUDA and off elsewhere."""
+    recompute: bool = False
+    """Activation checkpointing: less memory, about a third more computation."""
+    fp8: bool = False
+    """Products inside the blocks in 8-bit floating point (Ada, Hopper and later)."""
     threads: int = 0
     """CPU threads of torch; 0 leaves torch's choice."""
     heartbeat_seconds: float = 2.0
@@ -200,9 +218,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
         "model.mixer": ("attention",),
         "model.residual": ("plain",),
         "model.mlp": ("swiglu", "relu2"),
-        "optim.name": ("adamw",),
-        "optim.schedule": ("cosine", "constant"),
+        "optim.name": ("adamw", "muon"),
+        "optim.schedule": ("cosine", "wsd", "constant"),
         "system.device": ("auto", "cpu", "cuda"),
+        "system.compile": ("auto", "on", "off"),
         "system.dtype": ("auto", "float32", "bfloat16"),
     }
 )

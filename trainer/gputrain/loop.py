@@ -6,12 +6,13 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gputrain import fp8
 from gputrain.checkpoint import (
     Image,
     Loaded,
@@ -25,13 +26,14 @@ from gputrain.clock import SaveClock, due
 from gputrain.config import Config
 from gputrain.data import Prefetcher, Sampler, Windows, as_batch, open_data
 from gputrain.errors import CheckpointError, ConfigError, DivergedError, ExitCode, StorageError, TrainerError
+from gputrain.guard import Guard, Verdict, judge
 from gputrain.identity import compare_identity, identity
 from gputrain.model import GPT
-from gputrain.optim import build_optimisers, initialise_state, named_state
+from gputrain.optim import build_optimisers, drop_gradients, initialise_state, named_state, step_all
 from gputrain.order import derive_seed
 from gputrain.resume import choose_checkpoint, newest_of_run
-from gputrain.rundir import Control, Heartbeat, Phase, RunDir
-from gputrain.schedule import learning_rate
+from gputrain.rundir import Control, Heartbeat, Phase, RunDir, finite
+from gputrain.schedule import rate_share
 from gputrain.signals import StopSignal
 
 
@@ -44,6 +46,18 @@ class Progress:
     trained_s: float = 0.0
     last_milestone_s: float = 0.0
     best_val: float | None = None
+    guard: Guard = field(default_factory=Guard)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step as it was measured and judged."""
+
+    loss: float
+    norm: float
+    rate: float
+    verdict: Verdict
+    guard: Guard
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,11 @@ def choose_dtype(config: Config, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32  # noqa: SLF001
 
 
+def wants_compile(config: Config, device: torch.device) -> bool:
+    """Whether to use torch.compile."""
+    return config.system.compile == "on" or (config.system.compile == "auto" and device.type == "cuda")
+
+
 class Trainer:
     """Model, optimiser, data and files of one run, and the loop over steps."""
 
@@ -145,11 +164,16 @@ class Trainer:
         self.dtype = choose_dtype(config, self.device)
         self.batches = Prefetcher(self.sampler, self.device)
         torch.manual_seed(config.train.seed)
-        self.model = GPT(config.model, self.dtype).to(self.device)
+        self.model = GPT(config.model, self.dtype, recompute=config.system.recompute).to(self.device)
+        if config.system.fp8:
+            fp8.convert(self.model, self.device, config.train.batch_size * config.model.context)
         self.optimisers = build_optimisers(self.model, config.optim)
         initialise_state(self.optimisers)
         self.parameters = dict(self.model.named_parameters())
         self.optim_state = named_state(self.model, self.optimisers)
+        self.compiled = wants_compile(config, self.device)
+        if self.compiled:
+            self.model.compile(dynamic=False)
         self.progress = Progress()
         self.resumed = self._resume(resume)
         pin = self.device.type == "cuda"
@@ -189,9 +213,15 @@ class Trainer:
         load_tensors(loaded.path / "model.safetensors", self.parameters)
         load_tensors(loaded.path / "optim.safetensors", self.optim_state)
         try:
-            self.progress = Progress(**loaded.state["progress"])
+            saved = dict(loaded.state["progress"])
+            self.progress = Progress(**{**saved, "guard": Guard(**saved["guard"])})
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{loaded.path}/state.json lacks {error}.") from error
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read so far."""
+        return self.progress.next_sample * self.config.model.context
 
     def close(self) -> None:
         """End the threads; a checkpoint that is being written is finished first."""
@@ -200,33 +230,42 @@ class Trainer:
 
     def train(self) -> ExitCode:
         """Run steps until the plan is fulfilled or a stop is asked for."""
-        run, plan, progress = self.run, self.plan, self.progress
+        run, plan = self.run, self.plan
         run.describe(self.config)
         run.reopen()
         self._announce()
-        self.heart.update(phase=Phase.TRAINING, step=progress.step, total_steps=plan.total_steps)
-        timer, timed_step = time.monotonic(), progress.step
-        while progress.step < plan.total_steps:
+        self.heart.update(
+            phase=Phase.COMPILING if self.compiled else Phase.TRAINING,
+            step=self.progress.step,
+            total_steps=plan.total_steps,
+        )
+        timer, timed_step = time.monotonic(), self.progress.step
+        while self.progress.step < plan.total_steps:
             if self._asked_to_stop():
                 return self._preempted()
             began = time.monotonic()
             result = self._step()
             if result is None:
                 return self._preempted()
-            loss, norm, rate = result
+            now = time.monotonic()
+            progress = self.progress
             progress.step += 1
             progress.next_sample += plan.windows_per_step
-            now = time.monotonic()
             progress.trained_s += now - began
-            self.heart.update(step=progress.step, last_step_unix=time.time(), loss=loss)
-            if not math.isfinite(loss):
-                raise DivergedError(f"The loss is {loss} at step {progress.step}.")
+            progress.guard = result.guard
+            self.heart.update(
+                phase=Phase.TRAINING, step=progress.step, last_step_unix=time.time(), loss=result.loss
+            )
             last = progress.step == plan.total_steps
             if last or progress.step % self.config.train.log_every == 0:
                 done_tokens = (progress.step - timed_step) * plan.tokens_per_step
                 self.tokens_per_second = done_tokens / max(1e-9, now - timer)
                 timer, timed_step = now, progress.step
-                self._log(loss, norm, rate)
+                self._log(result)
+            if result.verdict is not Verdict.UPDATE:
+                self._recover(result)
+                timer, timed_step = time.monotonic(), self.progress.step
+                continue
             every = self.config.train.eval_every
             if last or (every and progress.step % every == 0):
                 self._evaluate()
@@ -235,14 +274,13 @@ class Trainer:
                 self._save_if_due()
         return self._finish()
 
-    def _step(self) -> tuple[float, float, float] | None:
-        """One optimiser step: (loss, gradient norm, learning rate); None if asked to stop in it.
+    def _step(self) -> StepResult | None:
+        """Gradients of one optimiser step, judged and applied; None if asked to stop in it.
 
         All randomness is reseeded per micro-batch from its place in the run, so there is no
         generator state that a resume could get wrong.
         """
         config, plan, size = self.config, self.plan, self.config.train.batch_size
-        rate = learning_rate(config.optim, self.progress.step, plan.total_steps)
         total = torch.zeros((), device=self.device)
         for micro in range(plan.micro_batches):
             first = self.progress.next_sample + micro * size
@@ -253,17 +291,40 @@ class Trainer:
             total += loss.detach()
             if self.stop:
                 # The half-made gradients are dropped; the state is still that of the last step.
-                for optimiser in self.optimisers:
-                    optimiser.zero_grad(set_to_none=True)
+                drop_gradients(self.optimisers)
                 return None
         limit = config.optim.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        return float(total), float(norm), rate
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        verdict, guard = judge(self.progress.guard, config.optim, float(total), norm)
+        share = rate_share(config.optim, self.progress.step, plan.total_steps)
+        if verdict is Verdict.UPDATE:
+            step_all(self.optimisers, share)
+        else:
+            drop_gradients(self.optimisers)
+        return StepResult(float(total), norm, share * config.optim.lr, verdict, guard)
+
+    def _recover(self, result: StepResult) -> None:
+        """Act on a step that was not applied. Raises DivergedError when nothing helps."""
+        step, facts = self.progress.step, {"loss": finite(result.loss), "grad_norm": finite(result.norm)}
+        if result.verdict is Verdict.SKIP:
+            self.run.event("step_skipped", step=step, **facts)
+            return
+        self.saver.wait()
+        loaded = choose_checkpoint(self.run, "auto") if result.verdict is Verdict.ROLL_BACK else None
+        if loaded is None:
+            rollbacks = result.guard.rollbacks
+            raise DivergedError(
+                f"The run diverged at step {step} (loss {result.loss}, gradient norm {result.norm}) after "
+                f"{rollbacks} rollbacks. Lower optim.lr, or go back with --resume STEP."
+            )
+        ahead = self.progress.next_sample
+        self.load(loaded)
+        # The data after the checkpoint is not repeated: it may be what broke the run.
+        self.progress.next_sample = ahead
+        self.progress.guard = replace(self.progress.guard, rollbacks=result.guard.rollbacks)
+        self.last_saved_step = self.progress.step
+        self.run.event("rolled_back", from_step=step, step=self.progress.step, **facts)
+        say(f"step {step} went wrong (loss {result.loss}); back to step {self.progress.step}")
 
     def _announce(self) -> None:
         count = sum(p.numel() for p in self.model.parameters())
@@ -287,41 +348,43 @@ class Trainer:
             f"data {self.data.name}"
         )
 
-    def _log(self, loss: float, norm: float, rate: float) -> None:
+    def _log(self, result: StepResult) -> None:
         progress, plan = self.progress, self.plan
         self.run.metrics.append(
             {
                 "step": progress.step,
-                "loss": loss,
-                "lr": rate,
-                "grad_norm": norm,
-                "tokens": progress.step * plan.tokens_per_step,
+                "loss": finite(result.loss),
+                "lr": result.rate,
+                "grad_norm": finite(result.norm),
+                "tokens": self.tokens,
                 "tokens_per_second": round(self.tokens_per_second, 1),
                 "time": time.time(),
             }
         )
         left = (plan.total_steps - progress.step) * plan.tokens_per_step
         self.heart.update(
-            tokens=progress.step * plan.tokens_per_step,
+            tokens=self.tokens,
             tok_s=round(self.tokens_per_second, 1),
             eta_s=round(left / max(1e-9, self.tokens_per_second), 1),
         )
         say(
-            f"step {progress.step}/{plan.total_steps} loss {loss:.3f} lr {rate:.1e} "
+            f"step {progress.step}/{plan.total_steps} loss {result.loss:.3f} lr {result.rate:.1e} "
             f"{self.tokens_per_second:.1e} tok/s"
         )
 
     @torch.no_grad()
     def _evaluate(self) -> None:
         """Loss on the held-out windows, in nats per token and bits per byte."""
-        count = min(self.config.train.eval_windows, len(self.val_windows))
+        size = self.config.train.batch_size
+        # Whole batches only: a last smaller one would be compiled for itself.
+        count = min(self.config.train.eval_windows, len(self.val_windows)) // size * size
         if count == 0:
             return
         self.heart.update(phase=Phase.EVALUATING)
         self.model.eval()
-        total, size = 0.0, self.config.train.batch_size
+        total = 0.0
         for first in range(0, count, size):
-            windows = [self.val_windows.read(i) for i in range(first, min(count, first + size))]
+            windows = [self.val_windows.read(i) for i in range(first, first + size)]
             inputs, targets = as_batch(windows)
             loss = self.model(inputs.to(self.device), targets.to(self.device))
             total += float(loss) * len(windows)
@@ -344,7 +407,6 @@ class Trainer:
         while not self.stop and self.run.requested(Control.PAUSE):
             self.heart.update(phase=Phase.PAUSED)
             time.sleep(0.2)
-        self.heart.update(phase=Phase.TRAINING)
         return bool(self.stop)
 
     def _save_if_due(self) -> None:
@@ -367,11 +429,11 @@ class Trainer:
         progress = self.progress
         if kind == "milestone":
             progress.last_milestone_s = progress.trained_s
-        tokens = progress.step * self.plan.tokens_per_step
+        tokens = self.tokens
         state = {
             "step": progress.step,
             "tokens": tokens,
-            "progress": progress.__dict__.copy(),
+            "progress": asdict(progress),
             "identity": self.identity,
             "rng": {"scheme": "reseeded per micro-batch from (seed, sample)"},
             "torch": torch.__version__,

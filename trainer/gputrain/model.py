@@ -13,8 +13,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gputrain.config import ModelConfig
+from gputrain.loss import chunked_cross_entropy
 
 
 def ffn_width(config: ModelConfig) -> int:
@@ -170,10 +172,14 @@ class GPT(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype = torch.float32, *, recompute: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.dtype = dtype
+        self.recompute = recompute
+        """Keep only the inputs of blocks and compute the rest again in the backward pass."""
         self.embed = nn.Embedding(padded_vocab(config), config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
@@ -203,7 +209,9 @@ class GPT(nn.Module):
         x = self.embed(tokens).to(self.dtype)
         cos, sin = self.cos[:length], self.sin[:length]
         for block in self.blocks:
-            x = block(x, cos, sin)
+            # The reentrant variant of checkpoint loses gradients behind frozen embeddings.
+            again = self.recompute and self.training
+            x = checkpoint(block, x, cos, sin, use_reentrant=False) if again else block(x, cos, sin)
         out: Tensor = self.norm(x)
         return out
 
@@ -214,4 +222,5 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats per token."""
-        return F.cross_entropy(self.logits(tokens).flatten(0, 1), targets.flatten())
+        hidden = self.hidden(tokens).flatten(0, 1)
+        return chunked_cross_entropy(hidden, self.head_weight, targets.flatten(), self.config.vocab)

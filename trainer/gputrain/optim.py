@@ -6,23 +6,60 @@ import torch
 from torch import nn
 
 from gputrain.config import OptimConfig
+from gputrain.errors import ConfigError
 
 
 def build_optimisers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """One optimiser per rule; matrices are decayed, gains are not.
+    """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest.
 
-    Tensor-valued state is keyed by parameter, so that checkpoints can name it.
+    Matrices are decayed, gains are not. Every group carries its peak rate as `peak_lr`.
     """
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    muon = [p for n, p in named if config.name == "muon" and p.dim() == 2 and "blocks." in n]
+    taken = {id(p) for p in muon}
+    rest = [p for _, p in named if id(p) not in taken]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(
-        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
-    )
-    return [adamw]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+        )
+    ]
+    if muon:
+        if not hasattr(torch.optim, "Muon"):
+            raise ConfigError(f"optim.name = muon needs torch 2.9 or later; this is {torch.__version__}.")
+        optimisers.append(
+            # Updates are scaled to the size of AdamW's, so that one learning rate suits both
+            # (Liu et al. 2025, "Muon is scalable for LLM training").
+            torch.optim.Muon(
+                muon,
+                lr=config.muon_lr or config.lr,
+                weight_decay=config.weight_decay,
+                momentum=config.muon_momentum,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimisers
+
+
+def step_all(optimisers: list[torch.optim.Optimizer], share: float) -> None:
+    """One update at `share` of the peak rates; the gradients are gone afterwards."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak_lr"] * share
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+
+def drop_gradients(optimisers: list[torch.optim.Optimizer]) -> None:
+    """Forget the gradients."""
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
 
 
 def initialise_state(optimisers: list[torch.optim.Optimizer]) -> None:

@@ -184,7 +184,7 @@ class Heartbeat:
 
     def _write(self) -> None:
         with self._lock:
-            facts = {key: _finite(value) for key, value in self._facts.items()}
+            facts = {key: finite(value) for key, value in self._facts.items()}
         try:
             replace_file(self._path, to_json({"time": time.time(), **facts}), durable=False)
         except OSError:
@@ -198,7 +198,7 @@ class Heartbeat:
         self._thread.join()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """None for NaN and infinities, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
