@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from typing import Any
 
@@ -15,6 +17,8 @@ from gpucloudsim.engine.market import SECOND
 from gpucloudsim.engine.model import Instance
 from gpucloudsim.faces.http import Stop, answer, body_of
 from gpucloudsim.faults import KINDS, Fault, UnknownFaultError, parse
+
+POLL_S = 0.02
 
 
 class Control:
@@ -30,6 +34,7 @@ class Control:
             web.get("/_sim/faults", self.list_faults),
             web.post("/_sim/faults", self.add_fault),
             web.delete("/_sim/faults", self.clear_faults),
+            web.get(r"/_sim/instances/{id:\d+}/wait", self.wait),
             web.post(r"/_sim/instances/{id:\d+}/{act}", self.act),
             web.post("/_sim/credit", self.credit),
         ]
@@ -128,6 +133,28 @@ class Control:
             return answer({"error": refused.reason.value}, 404)
         await self.cloud.commit()
         return answer({"instance": self._instance(world.instances[number])})
+
+    async def wait(self, request: web.Request) -> web.Response:
+        """Answer once ?phase= is reached (and, with ?ssh=1, SSH listens), or 408 after ?limit= seconds."""
+        number, phase = int(request.match_info["id"]), request.query.get("phase", "running")
+        with_ssh, limit = bool(request.query.get("ssh")), float(request.query.get("limit", "10"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                while True:
+                    self.cloud.advance()
+                    instance = self.cloud.world.instances.get(number)
+                    if instance is None:
+                        return answer({"error": "no_such_instance"}, 404)
+                    box = self.cloud.fleet.boxes.get(number)
+                    settled = not with_ssh or (box is not None and box.listening)
+                    if (
+                        instance.phase.value == phase
+                        and settled
+                        and self.cloud.fleet.follows(instance.id, instance.boots)
+                    ):
+                        return answer({"instance": self._instance(instance)})
+                    await asyncio.sleep(POLL_S)
+        return answer({"error": f"instance {number} did not become {phase} within {limit:g} s"}, 408)
 
     async def credit(self, request: web.Request) -> web.Response:
         """{"amount": 5.0} adds to the credit, {"set": 1.5} makes it that much (USD)."""

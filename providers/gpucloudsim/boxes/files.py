@@ -132,3 +132,9 @@ class BoxFiles(asyncssh.SFTPServer):
         """Make a hard link inside the box."""
         self._inside(newpath)
         return super().link(oldpath, newpath)
+
+    def exit(self) -> Any:
+        """End as sftp-server does: with exit status 0 (scp asks for it)."""
+        if not self.channel.is_closing():
+            self.channel.exit(0)
+        return super().exit()

@@ -81,6 +81,13 @@ class Fleet:
                 if self._settled.get(number) != wish:
                     await self._fit(wish)
 
+    def follows(self, number: int, boots: int) -> bool:
+        """Whether the box has done what its last wish asks (up with this start, down, or deleted)."""
+        wish, box = self._wishes.get(number), self.boxes.get(number)
+        if wish is None or box is None:
+            return wish is None and box is None
+        return box.boot == wish.boot and wish.boot in (0, boots)
+
     async def sweep(self) -> None:
         """Delete directories that no instance owns (the simulator was killed while deleting)."""
         async with self._lock:
@@ -137,8 +144,11 @@ class Fleet:
         number = wish.spec.instance_id
         path = self.directory / str(number)
         now = time.monotonic()
+        first = number not in self._load
         load = self._load.setdefault(number, gpu.Load(at=now))
         rows, apps = gpu.measure(path, processes, load, now, wish.gpu, wish.spec.gpu_count)
+        if first and (path / "var" / "gpu.json").exists():
+            return  # after a restart: what was written last is truer than a load without a beginning
         self.gpus[number] = rows
         if now - self._disk_at.get(number, 0.0) > DISK_EVERY_S:
             self._disk_at[number] = now
