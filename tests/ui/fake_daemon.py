@@ -238,6 +238,7 @@ class FakeDaemon:
             and params.gpu_count in {None, o.gpu_count}
             and (params.max_price is None or o.price <= params.max_price)
             and (params.unverified or o.verified)
+            and o.spot == params.spot
         ]
         return wire.Offers(offers=rows[: params.limit], problems=self.world.offer_problems)
 

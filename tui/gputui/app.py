@@ -46,6 +46,10 @@ class StripControl(LineFilter):
         ]
 
 
+_STRIP_CONTROL = StripControl()
+"""One object: Textual caches filtered lines by the filter's identity."""
+
+
 def _runs() -> Screen[Any]:
     from gputui.screens.runs import RunsScreen
 
@@ -110,6 +114,7 @@ class GpuTui(App[None]):
         for one in (theme.DARK, theme.LIGHT):
             self.register_theme(one)
         self.theme = theme.DARK.name
+        self.ansi_theme_dark = theme.ANSI
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Our colour names for themes that do not have them."""
@@ -117,7 +122,7 @@ class GpuTui(App[None]):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Ours comes last."""
-        return [*super().get_line_filters(), StripControl()]
+        return [*super().get_line_filters(), _STRIP_CONTROL]
 
     def on_mount(self) -> None:
         """Call the daemon before the first frame is drawn, so that it has data."""

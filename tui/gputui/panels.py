@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gputui import spark
 from gputui import wording as say
@@ -104,11 +104,17 @@ def gpu_lines(gpus: Sequence[wire.GpuRow], width: int, limit: int = 8) -> list[L
 
 
 def chart(
-    name: str, value: str, values: Sequence[float | None], width: int, height: int, tone: str
+    name: str,
+    value: str,
+    values: Sequence[float | None],
+    width: int,
+    height: int,
+    tone: str,
+    form: Callable[[float], str] = say.loss,
 ) -> list[Line]:
-    """A titled braille chart with its newest value and its range."""
+    """A titled braille chart with its newest value and its range, both written by `form`."""
     ends = spark.bounds(values)
-    span = f"{ends[0]:.4g} … {ends[1]:.4g}" if ends else ""
+    span = f"{form(ends[0])} … {form(ends[1])}" if ends else ""
     head: Line = [(name, "dim"), (f"  {value}", "bold")]
     pad = width - sum(len(text) for text, _ in head) - len(span)
     if pad > 2:

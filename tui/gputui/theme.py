@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.terminal_theme import TerminalTheme
 from textual.theme import Theme
 
 DARK = Theme(
@@ -25,6 +26,13 @@ DARK = Theme(
         "faint": "#767e8c",
         "cursor": "#2a3440",
         "rule": "#2b313b",
+        "scrollbar": "#323a46",
+        "scrollbar-hover": "#46515f",
+        "scrollbar-active": "#7fb0dc",
+        "scrollbar-background": "#14171c",
+        "scrollbar-background-hover": "#14171c",
+        "scrollbar-background-active": "#14171c",
+        "scrollbar-corner-color": "#14171c",
         "block-cursor-background": "#2a3440",
         "block-cursor-foreground": "#d3d7df",
         "input-selection-background": "#7fb0dc 35%",
@@ -59,3 +67,17 @@ VARIABLES = {
     name: DARK.variables[name] for name in ("good", "busy", "warn", "bad", "faint", "cursor", "rule")
 }
 """What a theme that is not ours falls back to."""
+
+ANSI = TerminalTheme(
+    (0x14, 0x17, 0x1C),
+    (0xD3, 0xD7, 0xDF),
+    [
+        (0x3A, 0x41, 0x4D), (0xE8, 0x82, 0x5A), (0x8F, 0xC0, 0x8A), (0xE0, 0xAF, 0x5C),
+        (0x7F, 0xB0, 0xDC), (0xB5, 0x9B, 0xDD), (0x6F, 0xC3, 0xC0), (0xC4, 0xC9, 0xD2),
+    ],
+    [
+        (0x76, 0x7E, 0x8C), (0xF5, 0x9A, 0x74), (0xA8, 0xD5, 0xA2), (0xF0, 0xC6, 0x7C),
+        (0x9C, 0xC5, 0xEA), (0xC9, 0xB4, 0xEC), (0x8A, 0xD8, 0xD5), (0xEE, 0xF0, 0xF4),
+    ],
+)  # fmt: skip
+"""The sixteen colours that logs ask for by number, in the key of the theme."""

@@ -12,15 +12,15 @@ from typing import ClassVar, cast
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.reactive import reactive
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input
 
 from gputui import wording as say
 from gputui.app import GpuTui
 from gputui.guard import run_guarded
+from gputui.screens.dialog import Dialog
 from gputui.widgets.lines import Line, Lines, wrap
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
@@ -72,7 +72,7 @@ class Choice(Lines, can_focus=True):
         self.action_choose(1)
 
 
-class DestroyDialog(ModalScreen[wire.CustodyReport | None]):
+class DestroyDialog(Dialog[wire.CustodyReport | None]):
     """Returns custody's answer once the destroy was asked, None when it was not."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -85,13 +85,18 @@ class DestroyDialog(ModalScreen[wire.CustodyReport | None]):
         super().__init__()
         self._run = run
         self._report: wire.CustodyReport | None = None
+        self._ready = False
         self._sending = False
 
     def compose(self) -> ComposeResult:
         """Title and facts; the rest when custody has answered."""
-        with VerticalScroll(classes="dialog"):
-            yield Lines([[(f"Destroy the machine of {self._run.name}?", "title")]])
-            yield Lines([[], [("asking custody …", "dim")]], id="facts")
+        with Vertical(classes="dialog"):
+            with VerticalScroll(classes="body", can_focus=False):
+                yield Lines([[(f"Destroy the machine of {self._run.name}?", "title")]])
+                yield Lines([[], [("asking custody …", "dim")]], id="facts")
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="cancel", compact=True)
+                yield Button("Destroy", id="go", compact=True, disabled=True)
 
     def on_mount(self) -> None:
         """Ask custody; nothing changes by that."""
@@ -106,13 +111,14 @@ class DestroyDialog(ModalScreen[wire.CustodyReport | None]):
             raise
         self._report = report
         self.query_one("#facts", Lines).set_lines(_facts(report))
-        await self.query_one(VerticalScroll).mount(*self._choices(report))
+        await self.query_one(".body").mount(*self._choices(report))
+        self._ready = True
         self._adapt()
         loses = bool(report.unsafe) or not report.allowed
         self.query_one("#cancel" if loses else "#go", Button).focus()
 
-    def _choices(self, report: wire.CustodyReport) -> list[Lines | Input | Horizontal]:
-        parts: list[Lines | Input | Horizontal] = []
+    def _choices(self, report: wire.CustodyReport) -> list[Lines | Input]:
+        parts: list[Lines | Input] = []
         if report.unsafe:
             price = f" at {say.rate(self._run.price)}" if self._run.price is not None else ""
             running = "ends the job, " if self._run.state == "running" else ""
@@ -132,15 +138,7 @@ class DestroyDialog(ModalScreen[wire.CustodyReport | None]):
                 Input(placeholder=f"type the run's name: {self._run.name}", id="name", compact=True),
                 Input(placeholder="why may these files be lost?", id="reason", compact=True),
             ]
-        parts += [
-            Lines([[]], id="problem"),
-            Horizontal(
-                Button("Cancel", id="cancel", compact=True),
-                Button("Destroy", id="go", compact=True),
-                classes="buttons",
-            ),
-        ]
-        return parts
+        return [*parts, Lines([], id="problem")]
 
     @property
     def _losing(self) -> bool:
@@ -150,7 +148,7 @@ class DestroyDialog(ModalScreen[wire.CustodyReport | None]):
     @on(Input.Changed)
     def _adapt(self) -> None:
         """Show what the choice needs; the button only works when all of it is there."""
-        if not self.query("#go"):
+        if not self._ready:
             return
         losing = self._losing
         for entry in self.query(Input):

@@ -7,11 +7,15 @@ from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.screen import ModalScreen, Screen
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import Screen
 
+from gputui.screens.dialog import Dialog
 from gputui.widgets.bars import KeyBar
 from gputui.widgets.lines import Line, Lines
+
+_PLUMBING = ("app.focus_", "screen.copy_", "scroll_", "screen.m", "app.help_quit")
+"""Bindings of Textual's own that nobody looks up."""
 
 Section = tuple[str, list[tuple[str, str]]]
 """A title and its keys: how they are written, what they do."""
@@ -21,7 +25,7 @@ def sections(screen: Screen[Any]) -> list[Section]:
     """The keys that work on `screen` now, grouped by who answers them."""
     found: dict[str, dict[str, tuple[list[str], str]]] = {}
     for node, binding, _, _ in screen.active_bindings.values():
-        if not binding.description or binding.system:
+        if not binding.description or binding.system or binding.action.startswith(_PLUMBING):
             continue
         if node is screen.app:
             title = "Everywhere"
@@ -41,7 +45,7 @@ def sections(screen: Screen[Any]) -> list[Section]:
     return [(title, [(" ".join(keys), text) for keys, text in found[title].values()]) for title in ranked]
 
 
-class HelpDialog(ModalScreen[None]):
+class HelpDialog(Dialog[None]):
     """Shows sections of keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,enter", "close", "Close")]
@@ -62,7 +66,7 @@ class HelpDialog(ModalScreen[None]):
             [],
             [("The daemon goes on when you quit; machines are watched with the app closed.", "dim")],
         ]
-        with VerticalScroll(classes="dialog"):
+        with Vertical(classes="dialog"), VerticalScroll(classes="body"):
             yield Lines(lines)
 
     def action_close(self) -> None:

@@ -10,8 +10,7 @@ from uuid import uuid4
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
-from textual.screen import ModalScreen
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.suggester import SuggestFromList
 from textual.widgets import Button, Input
 
@@ -19,6 +18,7 @@ from gputui import wording as say
 from gputui.app import GpuTui
 from gputui.guard import run_guarded
 from gputui.launching import read_spec
+from gputui.screens.dialog import Dialog
 from gputui.widgets.lines import Line, Lines, wrap
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
@@ -36,7 +36,7 @@ def _specs_here() -> list[str]:
     return [str(path) for path in found if path.name not in {"pyproject.toml", "uv.lock"}][:_MAX_SUGGESTED]
 
 
-class LaunchDialog(ModalScreen[wire.Launched | None]):
+class LaunchDialog(Dialog[wire.Launched | None]):
     """Returns the new run, or None. With `offer` exactly that one is rented."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Back")]
@@ -55,10 +55,11 @@ class LaunchDialog(ModalScreen[wire.Launched | None]):
             offer = self._offer
             text = f"on {say.gpus(offer.gpu, offer.gpu_count)} at {say.rate(offer.price)}  ({offer.provider} {offer.offer_id})"
             head.append([(text, "bold")])
-        with VerticalScroll(classes="dialog"):
-            yield Lines([*head, [], [("run spec (TOML)", "dim")]])
-            yield Input(placeholder="path/to/run.toml", id="path", compact=True)
-            yield Lines([[]], id="verdict")
+        with Vertical(classes="dialog"):
+            with VerticalScroll(classes="body", can_focus=False):
+                yield Lines([*head, [], [("run spec (TOML)", "dim")]])
+                yield Input(placeholder="path/to/run.toml", id="path", compact=True)
+                yield Lines([[]], id="verdict")
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
                 yield Button("Launch", id="go", compact=True, disabled=True)

@@ -92,10 +92,10 @@ class Meters(Lines):
                 lines += panels.chart("loss", f"{now}   step {step}", losses, width, 2, "accent")
         if self.tall and any(v is not None for v in speeds):
             text = say.count(run.tokens_per_second if run is not None else None)
-            lines += [[], *panels.chart("tokens/s", text, speeds, width, 3, "busy")]
+            lines += [[], *panels.chart("tokens/s", text, speeds, width, 3, "busy", say.count)]
         if self.tall and any(s.gpus for s in samples):
             use = [_mean(s.gpus) for s in samples]
-            lines += [[], *panels.chart("gpu use", say.percent(use[-1]), use, width, 3, "good")]
+            lines += [[], *panels.chart("gpu use", say.percent(use[-1]), use, width, 3, "good", say.percent)]
         return lines or [[("no telemetry yet", "dim")]]
 
 

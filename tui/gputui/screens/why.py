@@ -6,19 +6,19 @@ from typing import ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
+from textual.containers import Vertical, VerticalScroll
 
 from gputui import wording as say
 from gputui.app import GpuTui
 from gputui.guard import run_guarded
+from gputui.screens.dialog import Dialog
 from gputui.widgets.lines import Line, Lines, wrap
 from gpuwatch.client import wire
 
 _WIDTH = 70
 
 
-class WhyDialog(ModalScreen[None]):
+class WhyDialog(Dialog[None]):
     """Asks the daemon and shows what it says."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,w,enter", "close", "Close")]
@@ -29,7 +29,7 @@ class WhyDialog(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """One text."""
-        with VerticalScroll(classes="dialog"):
+        with Vertical(classes="dialog"), VerticalScroll(classes="body"):
             yield Lines([[(f"Why {self._run.name}?", "title")], [], [("asking …", "dim")]], id="why")
 
     def on_mount(self) -> None:

@@ -89,6 +89,7 @@ def _link_piece(fleet: Fleet, now: float) -> Piece:
 class TopBar(Lines):
     """The header of every place."""
 
+    FIXED = True
     DEFAULT_CSS = "TopBar { dock: top; height: 1; background: $panel; }"
 
     def __init__(self, place: str) -> None:
@@ -135,6 +136,7 @@ class Banner(Lines):
 class KeyBar(Lines):
     """The keys that do something here. One that cannot do it now is faint; pressing it says why."""
 
+    FIXED = True
     DEFAULT_CSS = "KeyBar { dock: bottom; height: 1; background: $panel; }"
     NAMES: ClassVar[dict[str, str]] = {
         "question_mark": "?",

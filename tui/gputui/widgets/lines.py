@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from rich.style import Style
 from textual.geometry import Size
@@ -27,8 +26,9 @@ def wrap(text: str, width: int, tone: str = "", indent: str = "") -> list[Line]:
 class Lines(Widget):
     """Subclasses say what the lines are; `set_lines` does for those that are given them."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = tones.CLASSES
-    DEFAULT_CSS = "Lines { height: auto; width: 1fr; " + tones.CSS + "}"
+    DEFAULT_CSS = "Lines { height: auto; width: 1fr; }"
+    FIXED = False
+    """Its height never changes, so nothing needs to be made before it is drawn."""
 
     def __init__(
         self,
@@ -48,6 +48,10 @@ class Lines(Widget):
 
     def changed(self) -> None:
         """What `make` would say is no longer what is shown; lay out again only when the height changed."""
+        if self.FIXED:
+            self._made = None
+            self.refresh()
+            return
         before = len(self._made[1]) if self._made is not None else -1
         width = self._made[0] if self._made is not None else self.size.width
         self._made = None

@@ -67,9 +67,8 @@ class LogView(ScrollView, can_focus=True):
         Binding("n", "next_match(1)", "Next match", show=False),
         Binding("N", "next_match(-1)", "Previous match", show=False),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"log--match", "log--current", *tones.CLASSES}
-    DEFAULT_CSS = (
-        """
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"log--match", "log--current"}
+    DEFAULT_CSS = """
 LogView {
     height: 1fr;
     overflow-x: hidden;
@@ -77,10 +76,8 @@ LogView {
     scrollbar-size-vertical: 1;
     & > .log--match { background: $warn 35%; }
     & > .log--current { background: $warn; color: $background; text-style: bold; }
+}
 """
-        + tones.CSS
-        + "}"
-    )
 
     follow: reactive[bool] = reactive(True)
     """Whether new lines pull the view to the end."""
@@ -257,7 +254,8 @@ LogView {
         self._match_at = (len(self.matches) - 1 if at < 0 else at + by) % len(self.matches)
         self._strips.clear()
         line = self.matches[self._match_at] - self.ring.first
-        self._scroll(max(0, min(line - self.size.height // 2, self.max_scroll_y - 1)))
+        self.follow = False  # a match stays put, also on the last screen
+        self.scroll_to(y=max(0, line - self.size.height // 2), animate=False, force=True)
         self.refresh()
         self._tell(done=True)
 

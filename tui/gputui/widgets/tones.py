@@ -4,44 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
+from weakref import ReferenceType as Reference
+from weakref import ref
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
+from textual.app import App
+from textual.color import Color
 from textual.strip import Strip
 from textual.widget import Widget
 
 from gputui.clean import clean
 from gputui.table import Piece
 
-TONES = ("good", "busy", "warn", "bad", "dim", "bold", "accent", "title", "key")
-CLASSES = {f"tone--{tone}" for tone in TONES}
-
-CSS = """
-    & > .tone--good { color: $good; }
-    & > .tone--busy { color: $busy; }
-    & > .tone--warn { color: $warn; }
-    & > .tone--bad { color: $bad; text-style: bold; }
-    & > .tone--dim { color: $faint; }
-    & > .tone--bold { text-style: bold; }
-    & > .tone--accent { color: $accent; }
-    & > .tone--title { color: $accent; text-style: bold; }
-    & > .tone--key { color: $accent; text-style: bold; }
-"""
-"""What a widget with tones puts into its DEFAULT_CSS."""
+_BOLD = frozenset({"bad", "bold", "title", "key"})
+_VARIABLES = {
+    "good": "good",
+    "busy": "busy",
+    "warn": "warn",
+    "bad": "bad",
+    "dim": "faint",
+    "bold": None,
+    "accent": "accent",
+    "title": "accent",
+    "key": "accent",
+}
+"""tone -> the theme's variable for its colour. (Component classes would do, but cost each widget ten styles.)"""
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)
+def _palette(theme: str, app: Reference[App[Any]]) -> dict[str, Style]:
+    alive = app()
+    variables = alive.theme_variables if alive is not None else {}
+    palette = {}
+    for tone, name in _VARIABLES.items():
+        color = Color.parse(variables[name]).rich_color if name in variables else None
+        palette[tone] = Style(color=color, bold=tone in _BOLD or None)
+    return palette
+
+
+@lru_cache(maxsize=512)
 def _over(base: Style, tone: Style) -> Style:
-    """The tone's colour and weight on the base's background."""
-    return base + Style(color=tone.color, bold=tone.bold or None, underline=tone.underline or None)
+    return base + tone
 
 
 def tone_style(widget: Widget, tone: str, base: Style) -> Style:
     """The style of a tone on `base` in this widget; no or an unknown tone is `base` itself."""
-    if tone not in TONES:
+    if not tone:
         return base
-    return _over(base, widget.get_component_rich_style(f"tone--{tone}"))
+    app = widget.app
+    style = _palette(app.theme, ref(app)).get(tone)
+    return base if style is None else _over(base, style)
 
 
 def fit(text: str, width: int) -> str:

@@ -45,14 +45,8 @@ class VTable(ScrollView, Generic[R], can_focus=True):
         Binding("s", "sort_next", "Sort", show=False),
         Binding("S", "sort_turn", "Turn sort", show=False),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "vtable--header",
-        "vtable--cursor",
-        "vtable--blurred",
-        *tones.CLASSES,
-    }
-    DEFAULT_CSS = (
-        """
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"vtable--header", "vtable--cursor", "vtable--blurred"}
+    DEFAULT_CSS = """
 VTable {
     height: 1fr;
     overflow-x: hidden;
@@ -61,10 +55,8 @@ VTable {
     & > .vtable--header { color: $faint; text-style: bold; }
     & > .vtable--cursor { background: $cursor; }
     & > .vtable--blurred { background: $cursor 45%; }
+}
 """
-        + tones.CSS
-        + "}"
-    )
 
     @dataclass
     class Chosen(Message):
