@@ -70,21 +70,21 @@ class LogRing:
         self._forget()
         return max(0, self.last - before)
 
-    def prepend(self, offset: int, data: bytes) -> int:
-        """Add older bytes that end at `start`; returns how many lines came before the oldest.
+    def prepend(self, offset: int, data: bytes) -> int | None:
+        """Add older bytes that end at `start`; returns how many lines came before the oldest, None if none could.
 
         A first line that is not whole is left out, unless the log begins there.
         Nothing is added when there is no room: newer lines are never given up for older ones.
         """
         if offset + len(data) != self.start or not data:
-            return 0
+            return None
         if offset > 0:
             cut = data.find(b"\n") + 1
             if cut == 0:
-                return 0
+                return None
             offset, data = offset + cut, data[cut:]
-        if self.end - offset > self.max_bytes:
-            return 0
+        if self.end - offset > self.max_bytes or data.count(b"\n") + len(self._lines) > self.max_lines:
+            return None
         *lines, rest = data.split(b"\n")
         if rest:
             # the oldest line held began here
@@ -93,8 +93,6 @@ class LogRing:
             else:
                 self._open = rest + self._open
         older = [piece for line in lines for piece in _cut(line)]
-        if len(older) + len(self._lines) > self.max_lines:
-            return 0
         self._lines[:0] = older
         self.first -= len(older)
         self.start = offset

@@ -248,7 +248,7 @@ class RunScreen(Place):
             start = max(0, ring.start - _PAGE)
             if ring.start > 0:
                 page = await self._read_log(start, ring.start - start)
-                if not self.log_view.prepend(page.offset, page.data):
+                if self.log_view.prepend(page.offset, page.data) is None:
                     self._show_logline("older lines: gputui logs " + self.ident)
 
         run_guarded(self, read(), what="Older lines", group="older")

@@ -130,10 +130,10 @@ LogView {
         self._search_new()
         self.refresh()
 
-    def prepend(self, offset: int, data: bytes) -> int:
-        """Older bytes; what is on screen stays where it is. Returns how many lines came."""
+    def prepend(self, offset: int, data: bytes) -> int | None:
+        """Older bytes; what is on screen stays where it is. Returns how many lines came, None if none could."""
         added = self.ring.prepend(offset, data)
-        if added:
+        if added is not None:
             self._strips.clear()
             self.virtual_size = Size(self.size.width, len(self.ring))
             self.scroll_to(y=self.scroll_offset.y + added, animate=False, force=True)
