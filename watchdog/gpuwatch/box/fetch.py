@@ -12,7 +12,7 @@ import asyncio
 import json
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,7 +156,7 @@ async def fetch(
     boot_id: str,
     progress: Progress,
     stall: float = 120.0,
-) -> AsyncIterator[Fetched | NotFetched]:
+) -> AsyncGenerator[Fetched | NotFetched, None]:
     """Bring `wanted` home, yielding each file's outcome as it is known, in order.
 
     Raises BoxUnreachable (connection lost or silent for `stall` seconds: call again, it

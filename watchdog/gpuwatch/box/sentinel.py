@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import shlex
 from collections.abc import AsyncIterator, Sequence
@@ -109,23 +111,35 @@ class Sentinel:
         }  # fmt: skip
         return _state(await self._ask("start", order))
 
+    async def state(self, stage: str) -> StageState:
+        """How far a stage is."""
+        return _state(await self._ask("state", {"folder": self._stage_folder(stage)}))
+
     async def stop(self, stage: str, *, grace: float = 30) -> StageState:
         """SIGTERM, then SIGKILL after `grace` seconds."""
         order = {"folder": self._stage_folder(stage), "grace": grace}
         return _state(await self._ask("stop", order, seconds=grace + 30))
 
-    async def inventory(self, globs: Sequence[str], instance_id: str) -> Inventory:
+    async def inventory(
+        self, globs: Sequence[str], instance_id: str, *, root: str | None = None
+    ) -> Inventory:
         """A complete listing of the promised files. Raises BoxFault when it is not complete."""
-        order = inventory_order(self.work, globs) | {"limit": MAX_FILES}
+        order = inventory_order(root or self.work, globs) | {"limit": MAX_FILES}
         done = await self.box.run(self.argv("list"), stdin=_line(order), seconds=300, limit=_LIST_LIMIT)
         if done.status != 0:
             raise BoxFault(f"listing the files failed: {clean_bytes(done.stderr[-300:])}")
         return parse_inventory(done.stdout, instance_id)
 
+    async def put(self, name: str, data: bytes) -> None:
+        """Write one small file below the work folder, replacing it whole."""
+        head = {"path": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        stdin = _line({"root": self.work}) + _line(head) + data + b"\n"
+        done = await self.box.run(self.argv("receive"), stdin=stdin)
+        if done.status != 0:
+            raise BoxFault(f"cannot write {name} on the box: {clean_bytes(done.stderr[-200:])}")
+
     async def upload(self, files: Sequence[tuple[str, Path]], *, root: str | None = None) -> int:
         """Put local files below the work folder (or `root`), hashed on arrival; returns how many."""
-        import asyncio
-
         async with self.box.process(self.argv("receive")) as process:
             process.stdin.write(_line({"root": root or self.work}))
             for name, path in files:
@@ -156,8 +170,6 @@ class Sentinel:
             "folder": self._stage_folder("job"), "log": self.log, "interval": interval,
             "inventory": inventory_order(self.work, globs), "metrics": metrics, "status": status,
         }  # fmt: skip
-        import asyncio
-
         async with self.box.process(self.argv("watch")) as process:
             process.stdin.write(_line(order))
             buffer = b""
@@ -434,8 +446,6 @@ def _line(value: dict[str, Any]) -> bytes:
 
 
 def _open_upload(name: str, path: Path) -> tuple[bytes, Any]:
-    import hashlib
-
     handle = path.open("rb")
     digest = hashlib.file_digest(handle, "sha256").hexdigest()
     size = handle.tell()

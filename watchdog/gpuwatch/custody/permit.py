@@ -62,6 +62,16 @@ def grant_empty(run: Run) -> DestroyPermit:
     return DestroyPermit(_SEAL, instance_id=machine.instance_id, ground="no job ever ran on it")
 
 
+def grant_given_up(run: Run) -> DestroyPermit:
+    """A permit after a person waived everything, with the run's name and a reason in the ledger. Raises Refusal."""
+    machine = run.machine
+    if machine is None or machine.instance_id is None:
+        raise Refusal((Hold("no-machine", "there is no machine to destroy"),))
+    if not run.given_up:
+        raise Refusal((Hold("artifacts", "not everything was waived"),))
+    return DestroyPermit(_SEAL, instance_id=machine.instance_id, ground="everything waived by a person")
+
+
 def grant(
     run: Run, receipt: ReceiptRef | None, assessment: Assessment, inventory: Inventory, *, now: float
 ) -> DestroyPermit:

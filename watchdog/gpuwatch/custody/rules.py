@@ -128,6 +128,9 @@ def assess(
                 f"{len(unsafe)} file{'s' * (len(unsafe) != 1)} ({format_size(total)}) not verified at home: {first}",
             )
         )
+    busy = [f.path for f in promised if f.writer and f.path not in waived_names]
+    if busy:
+        holds.append(Hold("writing", f"some process still has {busy[0]} open for writing"))
     holds.extend(Hold("inventory", problem) for problem in inventory.problems)
     holds.extend(_missing(spec, promised, waived_names, job_succeeded=job_succeeded))
     if not promised and not spec.no_artifacts and not holds and not waived_names:

@@ -97,6 +97,8 @@ def decide(run: Run, spec: RunSpec) -> Step:
     """The next step of `run`."""
     ending = run.end_requested_by is not None
     machine = run.machine
+    if ending and run.given_up and run.data_at_risk and run.state is not S.DESTROYING:
+        return Destroy()
     match run.state:
         case S.REQUESTED:
             return EndWithoutMachine() if ending else FindOffer()

@@ -56,7 +56,7 @@ ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
     e.EndRequested: _stay(*_ALL),
     e.EndCancelled: _stay(*(s for s in _ALL if s is not S.DESTROYING)),
     e.Waived: _stay(*_WITH_BOX),
-    e.DestroySent: _to(S.DESTROYING, S.VERIFIED, S.DESTROYING, S.FAILED, S.BOOTING, S.PREPARING),
+    e.DestroySent: _to(S.DESTROYING, S.BOOTING, S.PREPARING, *_WITH_BOX, S.DESTROYING),
     e.DestroyAccepted: _stay(S.DESTROYING),
     e.DestroyFailed: _stay(S.DESTROYING),
     e.Gone: _to(S.GONE, S.DESTROYING, S.REQUESTED, S.FAILED),

@@ -24,6 +24,9 @@ class State(Enum):
     LOST = "lost"
 
 
+EVERYTHING = "*"
+"""The waiver that gives up all files, listed or not: the only way out when a box cannot be reached any more."""
+
 FINAL = frozenset({State.GONE, State.LOST})
 """Nothing happens after these."""
 
@@ -128,6 +131,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return (
             m is not None and m.gone_at is None and (m.instance_id is not None or m.create is not Phase.NONE)
         )
+
+    @property
+    def given_up(self) -> bool:
+        """Whether a person waived everything on the machine."""
+        return EVERYTHING in self.waivers
 
     @property
     def data_at_risk(self) -> bool:

@@ -12,6 +12,7 @@ name, command or secret is ever part of a command line.
     sentinel.py list                  stdin: one JSON line; the promised files, one JSON line each
     sentinel.py send                  stdin: one JSON line per file; frames with content and SHA-256
     sentinel.py receive               stdin: frames; writes files, answers one JSON line
+    sentinel.py state                 stdin: one JSON line; how far a stage is
     sentinel.py stop                  stdin: one JSON line; end a stage's processes
 
 File names travel as JSON strings with undecodable bytes as lone surrogates (PEP 383).
@@ -217,6 +218,11 @@ def start():
     emit(state_of(folder))
 
 
+def state():
+    """Report a stage. order: folder."""
+    emit(state_of(order()["folder"]))
+
+
 def supervise(task, done):
     """In the detached process: run the command, write down what becomes of it. Secrets live only in `env`."""
     folder = task["folder"]
@@ -229,7 +235,7 @@ def supervise(task, done):
         os.dup2(null if number == 0 else log, number)
     env = environment()
     env.update(task.get("env") or {})
-    state = {
+    progress = {
         "phase": "starting",
         "boot_id": boot_id(),
         "started": time.time(),
@@ -237,7 +243,7 @@ def supervise(task, done):
         "exit_code": None,
     }
     path = os.path.join(folder, "state.json")
-    write_atomically(path, json.dumps(state))
+    write_atomically(path, json.dumps(progress))
     shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
     try:
         job = subprocess.Popen(
@@ -245,17 +251,17 @@ def supervise(task, done):
         )
     except OSError as error:
         os.write(2, ("gpuwatch: cannot start the command: %s\n" % error).encode())
-        state.update(phase="ended", exit_code=127, ended=time.time())
-        write_atomically(path, json.dumps(state))
+        progress.update(phase="ended", exit_code=127, ended=time.time())
+        write_atomically(path, json.dumps(progress))
         os.write(done, b".")
         return
-    state.update(phase="running", pid=job.pid)
-    write_atomically(path, json.dumps(state))
+    progress.update(phase="running", pid=job.pid)
+    write_atomically(path, json.dumps(progress))
     os.write(done, b".")
     os.close(done)
     code = job.wait()
-    state.update(phase="ended", exit_code=code, ended=time.time())
-    write_atomically(path, json.dumps(state))
+    progress.update(phase="ended", exit_code=code, ended=time.time())
+    write_atomically(path, json.dumps(progress))
 
 
 def stop():
@@ -676,7 +682,7 @@ def tail():
 
 COMMANDS = {
     "probe": probe, "start": start, "watch": watch, "tail": tail, "list": list_files, "send": send,
-    "receive": receive, "stop": stop,
+    "receive": receive, "stop": stop, "state": state,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -305,6 +305,10 @@ def _mirror(table: _Table | None) -> model.Mirror:
         require=table.take("require", values.strings, ("vault",)),
     )
     table.finish()
+    if mirror.remotes:
+        table.problem(
+            "remotes", mirror.remotes[0], "no remotes: mirroring behind rclone is not in this version"
+        )
     for name in mirror.require:
         if name != "vault" and name not in mirror.remotes:
             table.problem("require", name, '"vault" or one of the remotes')
@@ -314,6 +318,11 @@ def _mirror(table: _Table | None) -> model.Mirror:
 def _idle(table: _Table | None) -> model.Idle:
     if table is None:
         return model.Idle()
+    for key in ("after", "destroy_after"):
+        if table.has(key):
+            table.problem(
+                key, "a timer", "no timers: idle shutdown is not in this version; the end of the job is"
+            )
     idle = model.Idle(
         after=table.take("after", parse_duration, 900.0),
         action=table.take("action", values.one_of(*ACTIONS), "collect-and-destroy"),

@@ -1,0 +1,127 @@
+"""`gpuwatch`: run, look at and stop the daemon; verify a vault; start the simulated clouds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from gpuwatch import __version__
+from gpuwatch.client import wire
+from gpuwatch.client.blocking import Client
+from gpuwatch.client.errors import CallFailed
+from gpuwatch.paths import discover
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="gpuwatch",
+        description="The daemon that owns every rented machine: it launches, watches, mirrors, verifies and destroys.",
+        epilog="Exit codes: 0 done, 1 a check found damage, 2 usage, 3 partial, 4 refused by custody, 5 out of reach.",
+    )
+    parser.add_argument("--version", action="version", version=f"gpuwatch {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    run = verbs.add_parser("run", help="run the daemon in the foreground (systemd, tmux and gputui do this)")
+    run.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="how log lines look on stderr"
+    )
+    status = verbs.add_parser("status", help="what the daemon does, its accounts and alarms")
+    status.add_argument("--json", action="store_true", help="machine-readable")
+    stop = verbs.add_parser(
+        "stop", help="end the daemon; machines and jobs go on, a restart carries on with them"
+    )
+    stop.add_argument("--timeout", type=float, default=30, help="seconds to wait for its end (default 30)")
+    sim = verbs.add_parser(
+        "sim",
+        help="start the simulated clouds (all further options are its own; try: sim --help)",
+        add_help=False,
+    )
+    sim.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The `gpuwatch` command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["sim"]:
+        # its own process image: the daemon's package never imports the simulator
+        os.execv(sys.executable, [sys.executable, "-m", "gpucloudsim", *arguments[1:]])  # noqa: S606
+    options = build_parser().parse_args(arguments)
+    try:
+        match options.verb:
+            case "run":
+                return _run(options.log_format)
+            case "status":
+                return _status(as_json=options.json)
+            case _:
+                return _stop(options.timeout)
+    except CallFailed as error:
+        print(f"gpuwatch: {error}", file=sys.stderr)
+        return wire.Code.EXIT.get(error.code, 1)
+
+
+def _run(log_format: str) -> int:
+    from gpuwatch.config import ConfigError, load
+    from gpuwatch.daemon.main import AlreadyRunning, run
+    from gpuwatch.ledger import LedgerDamaged
+    from gpuwatch.logs import configure
+    from gpuwatch.vault.layout import VaultUnusable
+
+    paths = discover()
+    configure(as_json=log_format == "json")
+    try:
+        run(paths, load(paths.config_file))
+    except AlreadyRunning as error:
+        print(f"gpuwatch: {error}", file=sys.stderr)
+        return 4
+    except (ConfigError, LedgerDamaged, VaultUnusable) as error:
+        print(f"gpuwatch: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _status(*, as_json: bool) -> int:
+    from gpuproviders.money import format_usd
+    from gpuwatch.spec.units import format_duration, format_size
+
+    with Client(discover().socket, name="gpuwatch") as client:
+        status = client.call("status", wire.Empty(), wire.DaemonStatus)
+    if as_json:
+        import msgspec
+
+        print(json.dumps(msgspec.to_builtins(status), indent=2))
+        return 0
+    print(
+        f"gpuwatch {status.version}, pid {status.pid}, up {format_duration(status.uptime)}, {format_size(status.rss)} of memory"
+    )
+    print(f"state  {status.state_dir}\nvault  {status.vault}\nsocket {status.socket}")
+    print("runs   " + (", ".join(f"{n} {state}" for state, n in sorted(status.runs.items())) or "none"))
+    for account in status.accounts:
+        credit = format_usd(account.credit) if account.credit is not None else "unknown credit"
+        age = f"listed {format_duration(account.age)} ago" if account.age is not None else "never listed"
+        print(
+            f"{account.provider:<6} {account.problem or f'{credit}, {age}, {account.foreign} machines that are not ours'}"
+        )
+    for alarm in status.alarms:
+        print(f"ALARM  {alarm}")
+    return 0
+
+
+def _stop(timeout: float) -> int:
+    with Client(discover().socket, name="gpuwatch") as client:
+        pid = client.welcome.pid
+        client.call("shutdown", wire.Empty(), wire.Empty)
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            print("gpuwatch has stopped; machines and jobs go on")
+            return 0
+        time.sleep(0.05)
+    print(f"gpuwatch: pid {pid} has not ended in {timeout:.0f} s", file=sys.stderr)
+    return 1

@@ -1,0 +1,206 @@
+"""One run's driver: decide, perform, record, again. Everything it needs to go on is in the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from gpuproviders.errors import ProviderError
+from gpuwatch.box.errors import BoxError, HostKeyChanged
+from gpuwatch.daemon import collecting, destroying, preparing, renting
+from gpuwatch.daemon.companion import accompany
+from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.link import Backoff, Link
+from gpuwatch.daemon.live import Live
+from gpuwatch.lifecycle import decide as d
+from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.run import FINAL, Phase, Run, State
+from gpuwatch.spec import RunSpec
+
+log = structlog.get_logger()
+
+_ATOMIC = (d.CreateMachine, d.Destroy)
+"""Steps that are never interrupted: they have a request in flight that costs or ends something."""
+
+
+class Actor:
+    """Drives one run to its end. `nudge` makes it decide again after someone else's event."""
+
+    def __init__(self, ctx: Context, run_id: str, spec: RunSpec, live: Live) -> None:
+        self._ctx = ctx
+        self._id = run_id
+        self._spec = spec
+        self.live = live
+        self.link = Link(ctx, run_id)
+        self._nudged = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Something outside changed the run: decide again."""
+        self._nudged.set()
+
+    async def drive(self) -> None:
+        """Until the run is over. Raises only programming errors and ledger failures, which end the daemon."""
+        companion: asyncio.Task[None] | None = None
+        fleet = None
+        backoff = Backoff(1, 60)
+        try:
+            while True:
+                run = self._run
+                if fleet is None and run.machine is not None and run.exists:
+                    fleet = self._ctx.fleets[run.machine.provider]
+                    fleet.need()
+                companion = await self._companion(run, companion)
+                step = d.decide(run, self._spec)
+                if isinstance(step, d.Rest):
+                    if run.state in FINAL:
+                        return
+                    await self._nudged.wait()
+                    self._nudged.clear()
+                    continue
+                try:
+                    await self._perform(step, run)
+                    backoff.reset()
+                except (ProviderError, BoxError) as error:
+                    self.live.say(str(error))
+                    log.warning("step failed", run=self._id, step=type(step).__name__, problem=str(error))
+                    await self._pause(backoff, forever=isinstance(error, HostKeyChanged))
+        finally:
+            if companion is not None:
+                await _cancel(companion)
+            if fleet is not None:
+                fleet.release()
+            await self.link.close()
+
+    @property
+    def _run(self) -> Run:
+        return self._ctx.ledger.runs[self._id]
+
+    async def _perform(self, step: d.Step, run: Run) -> None:
+        """Do one step; a nudge that changes the decision cuts short whatever can be cut short."""
+        task = asyncio.create_task(self._step(step, run), name=f"{self._id}:{type(step).__name__}")
+        try:
+            while not task.done():
+                nudge = asyncio.create_task(self._nudged.wait())
+                try:
+                    await asyncio.wait({task, nudge}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    nudge.cancel()
+                if task.done():
+                    break
+                self._nudged.clear()
+                changed = type(d.decide(self._run, self._spec)) is not type(step)
+                if changed and not isinstance(step, _ATOMIC):
+                    return
+        finally:
+            if not task.done():
+                await _cancel(task)
+        await task
+
+    def _step(self, step: d.Step, run: Run) -> Coroutine[Any, Any, None]:
+        ctx, spec, link, live = self._ctx, self._spec, self.link, self.live
+        match step:
+            case d.FindOffer():
+                return renting.find_offer(ctx, run, spec, live)
+            case d.CreateMachine():
+                return renting.create_machine(ctx, run, spec)
+            case d.FindByLabel():
+                return renting.find_by_label(ctx, run, live)
+            case d.Boot():
+                return preparing.boot(ctx, run, spec, link, live)
+            case d.Prepare():
+                return preparing.prepare(ctx, run, spec, link, live)
+            case d.WatchJob():
+                return self._watch_job()
+            case d.StopJob():
+                return self._stop_job()
+            case d.Collect():
+                return collecting.collect(ctx, run, spec, link, live)
+            case d.Destroy():
+                return destroying.destroy(ctx, run, spec, link, live)
+            case d.ConfirmGone():
+                return destroying.confirm_gone(ctx, run, link, live)
+            case d.EndWithoutMachine():
+                return destroying.end_without_machine(ctx, run)
+            case d.Rest():
+                raise RuntimeError("resting is no step")
+
+    async def _watch_job(self) -> None:
+        """Until a report says that the job is over (or the run was taken elsewhere)."""
+        while self._run.state is State.RUNNING:
+            reported = self.live.reported
+            report = self.live.report
+            if report is not None and report.job.phase in ("ended", "vanished"):
+                await self._ctx.ledger.append(self._id, job_ended(report.job.phase, report.job.exit_code))
+                return
+            ledger = asyncio.create_task(self._ctx.ledger.changed())
+            waiting = asyncio.create_task(reported.wait())
+            try:
+                await asyncio.wait({ledger, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ledger.cancel()
+                waiting.cancel()
+
+    async def _stop_job(self) -> None:
+        """End the job's processes on the box: SIGTERM, a grace for its own checkpoint, SIGKILL."""
+        sentinel = await self.link.sentinel()
+        self.live.say("stopping the job")
+        state = await sentinel.stop("job", grace=30)
+        self.live.say(None)
+        if self._run.state is State.RUNNING:
+            await self._ctx.ledger.append(self._id, job_ended(state.phase, state.exit_code))
+
+    async def _companion(self, run: Run, task: asyncio.Task[None] | None) -> asyncio.Task[None] | None:
+        machine = run.machine
+        wanted = (
+            machine is not None
+            and machine.workspace is not None
+            and machine.gone_at is None
+            and machine.destroy is Phase.NONE
+            and run.state not in FINAL
+        )
+        if wanted and task is None:
+            self.live.reported.clear()
+            return asyncio.create_task(
+                accompany(self._ctx, self._id, self._spec, self.link, self.live), name=f"{self._id}:companion"
+            )
+        if not wanted and task is not None:
+            await _cancel(task)
+            return None
+        if task is not None and task.done():
+            task.result()
+        return task
+
+    async def _pause(self, backoff: Backoff, *, forever: bool) -> None:
+        """Wait before the next try; a nudge ends the wait."""
+        nudged = asyncio.create_task(self._nudged.wait())
+        waits = {nudged} if forever else {nudged, asyncio.create_task(backoff.wait())}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._nudged.clear()
+
+
+def job_ended(phase: str, exit_code: int | None) -> e.JobEnded:
+    """The event for a job that is over, with a reason when that is not a plain exit. Pure."""
+    if phase == "vanished":
+        return e.JobEnded(
+            exit_code=None,
+            reason="the job's processes vanished (killed, out of memory, or the box restarted)",
+        )
+    if exit_code is not None and exit_code < 0:
+        return e.JobEnded(exit_code=exit_code, reason=f"the job was ended by signal {-exit_code}")
+    if exit_code:
+        return e.JobEnded(exit_code=exit_code, reason=f"the job exited with {exit_code}")
+    return e.JobEnded(exit_code=exit_code)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

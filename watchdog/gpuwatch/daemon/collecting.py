@@ -1,0 +1,218 @@
+"""Bring files home and prove them: single checkpoints while the job runs, everything at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from gpuwatch.box.errors import BoxError, BoxFault
+from gpuwatch.box.fetch import Fetched, Progress, Wanted, fetch
+from gpuwatch.box.sentinel import Sentinel
+from gpuwatch.custody.facts import BoxFile, Copy, Inventory
+from gpuwatch.custody.rules import Assessment, Hold, assess, is_safe, promised_globs
+from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.link import Backoff, Link
+from gpuwatch.daemon.live import Live
+from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.run import Run
+from gpuwatch.spec import RunSpec
+from gpuwatch.vault import receipt
+from gpuwatch.vault.layout import LOG, HostilePath, VaultUnusable
+from gpuwatch.vault.sink import PartName
+
+log = structlog.get_logger()
+
+ROUNDS = 6
+"""How often files may change under our hands before a collection starts over later."""
+QUIET_SECONDS = 2.0
+
+
+async def bring(
+    ctx: Context,
+    run_id: str,
+    sentinel: Sentinel,
+    files: Sequence[BoxFile],
+    boot_id: str,
+    live: Live,
+    *,
+    step: int | None = None,
+) -> tuple[list[Copy], list[str]]:
+    """Download and prove `files`; returns the copies, and why others did not come. Raises BoxError, VaultUnusable.
+
+    What was proved before a failure is in the ledger already and is not fetched again.
+    """
+    await asyncio.to_thread(ctx.vault.check)
+    wanted, refused = [], []
+    for file in files:
+        try:
+            wanted.append(Wanted(file.path, file.identity, ctx.vault.destination(run_id, file.path)))
+        except HostilePath as error:
+            refused.append(str(error))
+    collisions = _case_collisions(wanted)
+    refused += [f"{p!r} differs from another file only in case" for p in collisions]
+    progress = Progress(files_total=len(wanted), bytes_total=sum(w.identity[0] for w in wanted))
+    live.transfer = progress
+    copies: list[Copy] = []
+    try:
+        stream = fetch(
+            sentinel.box, sentinel.argv("send"), root=sentinel.work, wanted=wanted,
+            partial=ctx.vault.partial(run_id), boot_id=boot_id, progress=progress,
+        )  # fmt: skip
+        async with contextlib.aclosing(stream):
+            async for outcome in stream:
+                live.bump()
+                if isinstance(outcome, Fetched):
+                    copies.append(_copy(outcome, boot_id, ctx.now(), step))
+                elif not outcome.gone:
+                    refused.append(f"{outcome.wanted.path}: {outcome.reason}")
+    finally:
+        live.transfer = None
+        if copies:
+            await ctx.ledger.append(run_id, _verified(copies, step), copies=copies)
+    return copies, refused
+
+
+def _verified(copies: list[Copy], step: int | None) -> e.FilesVerified:
+    path = os.path.commonpath([c.path for c in copies]) if len(copies) > 1 else copies[0].path
+    return e.FilesVerified(
+        files=len(copies),
+        bytes=sum(c.size for c in copies),
+        step=step,
+        path=path.encode("utf-8", "replace").decode(),
+    )
+
+
+def _copy(done: Fetched, boot_id: str, at: float, step: int | None) -> Copy:
+    return Copy(done.wanted.path, done.identity[0], done.sha256, done.identity, boot_id, at, step)
+
+
+def _case_collisions(wanted: Iterable[Wanted]) -> list[str]:
+    """Names that a case-insensitive disk would fold together. The vault keeps both only where it can."""
+    if os.path.normcase("A") != os.path.normcase("a"):
+        return []
+    seen: set[str] = set()
+    doubles = []
+    for want in wanted:
+        folded = want.path.casefold()
+        if folded in seen:
+            doubles.append(want.path)
+        seen.add(folded)
+    return doubles
+
+
+async def collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
+    """Until everything promised is proved (ReceiptWritten), or cannot be (CollectBlocked)."""
+    await ctx.ledger.append(run.id, e.CollectStarted())
+    backoff = Backoff(1, 60)
+    while True:
+        try:
+            await _collect(ctx, ctx.ledger.runs[run.id], spec, link, live)
+            live.say(None)
+            return
+        except (BoxError, VaultUnusable) as error:
+            # a full or missing vault, a broken connection: nothing is lost, it is tried again
+            if live.trouble != str(error):
+                live.say(str(error))
+                await ctx.ledger.append(run.id, e.CollectFailed(reason=str(error)))
+            await backoff.wait()
+
+
+async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
+    instance = _instance_id(run)
+    globs = promised_globs(spec)
+    reasons: list[str] = []
+    for _ in range(ROUNDS):
+        sentinel = await link.sentinel()
+        inventory = await sentinel.inventory(globs, instance)
+        live.files = inventory.files
+        verdict = judge(ctx, run, spec, inventory)
+        missing = [f for f in verdict.unsafe if not f.writer]
+        if not verdict.unsafe or (reasons and not missing):
+            break
+        if not missing:
+            await asyncio.sleep(QUIET_SECONDS)  # a writer is still closing its file
+            reasons = ["a process on the box still writes"]
+            continue
+        _, reasons = await bring(ctx, run.id, sentinel, missing, inventory.boot_id, live)
+    else:
+        raise BoxFault(
+            f"files keep changing while they are collected: {'; '.join(reasons[:2]) or 'new versions appear'}"
+        )
+    log_copy = await _collect_log(ctx, run, sentinel, inventory, live)
+    if verdict.holds:
+        holds = [str(h) for h in verdict.holds] + [f"transfer: {r}" for r in reasons[:5]]
+        await ctx.ledger.append(run.id, e.CollectBlocked(holds=holds))
+        return
+    waived = [f.path for f in verdict.waived] + [
+        w for w in run.waivers if w not in {f.path for f in verdict.waived}
+    ]
+    content = receipt.document(
+        run=run.id, name=run.name, label=run.machine.label if run.machine else "", inventory=inventory,
+        copies=[*verdict.safe, *log_copy], waived=waived, reason=run.end_reason, at=ctx.now(),
+    )  # fmt: skip
+    written = await asyncio.to_thread(receipt.write, ctx.vault, run.id, content)
+    await ctx.ledger.append(
+        run.id,
+        e.ReceiptWritten(
+            digest=written.digest, files=written.files, bytes=written.bytes, boot_id=inventory.boot_id, at=ctx.now(),
+            waived=waived,
+        ),
+    )  # fmt: skip
+
+
+def judge(ctx: Context, run: Run, spec: RunSpec, inventory: Inventory) -> Assessment:
+    """Custody's verdict on one inventory, with what the ledger knows."""
+    return assess(spec, inventory, ctx.ledger.copies(run.id), run.waivers, job_succeeded=run.exit_code == 0)
+
+
+async def _collect_log(
+    ctx: Context, run: Run, sentinel: Sentinel, inventory: Inventory, live: Live
+) -> list[Copy]:
+    """The job's log, proved like any file: what was captured live is the part that is resumed."""
+    listing = await sentinel.inventory(["log"], inventory.instance_id, root=sentinel.folder)
+    on_box = next((f for f in listing.files if f.path == "log"), None)
+    if on_box is None:
+        return []
+    known = ctx.ledger.copies(run.id).get(LOG)
+    if is_safe(on_box, known) and known is not None:
+        return [known]
+    target, partial = ctx.vault.log(run.id), ctx.vault.partial(run.id)
+    await asyncio.to_thread(_seed, target, PartName.of(partial, "log"), on_box, inventory.boot_id)
+    stream = fetch(
+        sentinel.box, sentinel.argv("send"), root=sentinel.folder, wanted=[Wanted("log", on_box.identity, target)],
+        partial=partial, boot_id=inventory.boot_id, progress=Progress(files_total=1, bytes_total=on_box.size),
+    )  # fmt: skip
+    async with contextlib.aclosing(stream):
+        async for outcome in stream:
+            if not isinstance(outcome, Fetched):
+                raise BoxFault(f"the job's log did not come home: {outcome.reason}")
+            copy = replace(_copy(outcome, inventory.boot_id, ctx.now(), None), path=LOG)
+            await ctx.ledger.append(run.id, _verified([copy], None), copies=[copy])
+            live.logged_to(copy.size, complete=True)
+            return [copy]
+    raise BoxFault("the job's log did not come home")
+
+
+def _seed(captured: Path, part: PartName, on_box: BoxFile, boot_id: str) -> None:
+    """Let the live capture be the partial download; the re-read proves it, or it is fetched anew."""
+    if not captured.exists() or captured.stat().st_size > on_box.size or part.content.exists():
+        return
+    part.remember(on_box.identity, boot_id)
+    os.link(captured, part.content)
+
+
+def inventory_hold(error: Exception) -> Hold:
+    """The hold for a box that cannot be listed: unknown is not empty."""
+    return Hold("unknown-state", f"the box cannot be listed: {error}")
+
+
+def _instance_id(run: Run) -> str:
+    if run.machine is None or run.machine.instance_id is None:
+        raise RuntimeError(f"run {run.id} collects without a machine")
+    return run.machine.instance_id

@@ -1,0 +1,196 @@
+"""What goes on beside the steps while a box exists: telemetry, log capture, checkpoint mirroring, presence.
+
+Each part runs on its own, reconnects on its own, and only reports; decisions are the
+actor's. They start when the box is known and stop when it is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from gpuproviders.money import accrue
+from gpuwatch.box.errors import BoxError, HostKeyChanged
+from gpuwatch.box.sentinel import Sentinel
+from gpuwatch.custody.complete import Group, Stillness, complete, groups
+from gpuwatch.custody.rules import is_safe, promised_globs
+from gpuwatch.daemon.collecting import bring
+from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.link import Backoff, Link
+from gpuwatch.daemon.live import Live
+from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.absence import OUT_OF_THE_BLUE
+from gpuwatch.lifecycle.run import Run, State
+from gpuwatch.spec import RunSpec
+from gpuwatch.vault.layout import VaultUnusable
+
+log = structlog.get_logger()
+
+LOG_LIMIT = 8 << 30
+"""Bytes of a job's log that are captured; a box that prints more is cut off here, visibly."""
+
+
+async def accompany(ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Live) -> None:
+    """All parts, until cancelled."""
+    async with asyncio.TaskGroup() as parts:
+        parts.create_task(_again("telemetry", lambda: _telemetry(ctx, run_id, spec, link, live)))
+        parts.create_task(_again("log", lambda: _capture(ctx, run_id, link, live)))
+        parts.create_task(_again("mirror", lambda: _mirror(ctx, run_id, spec, link, live)))
+        parts.create_task(_presence(ctx, run_id))
+        parts.create_task(_budget(ctx, run_id, spec))
+
+
+async def _again(name: str, part: Callable[[], Awaitable[None]]) -> None:
+    """Run a part again whenever the box was out of reach; a changed host key ends it for good."""
+    backoff = Backoff(1, 30)
+    loop = asyncio.get_running_loop()
+    while True:
+        started = loop.time()
+        try:
+            await part()
+            return
+        except HostKeyChanged:
+            return
+        except (BoxError, VaultUnusable) as error:
+            log.info("companion interrupted", part=name, problem=str(error))
+        except Exception:
+            # one part's fault must not blind the others; it shows in the log and is tried again
+            log.exception("companion failed", part=name)
+        if loop.time() - started > 60:
+            backoff.reset()
+        await backoff.wait()
+
+
+async def _telemetry(ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Live) -> None:
+    sentinel = await link.sentinel()
+    out = PurePosixPath(spec.checkpoints.path).parent if spec.checkpoints is not None else PurePosixPath()
+    loop = asyncio.get_running_loop()
+    async for report in sentinel.watch(
+        globs=promised_globs(spec), interval=ctx.config.telemetry_interval,
+        metrics=f"{sentinel.work}/{out}/metrics.jsonl", status=f"{sentinel.work}/{out}/status.json",
+    ):  # fmt: skip
+        live.observe(report, loop.time())
+
+
+async def _capture(ctx: Context, run_id: str, link: Link, live: Live) -> None:
+    """Append the job's output to the vault, from where the last capture stopped."""
+    sentinel = await link.sentinel()
+    path = ctx.vault.log(run_id)
+    await asyncio.to_thread(ctx.vault.check)
+    size = await asyncio.to_thread(_size, path)
+    live.logged_to(size, complete=False)
+    async for chunk in sentinel.tail(size):
+        if size + len(chunk) > LOG_LIMIT:
+            log.warning("log limit reached", run=run_id, limit=LOG_LIMIT)
+            return
+        await asyncio.to_thread(_append, path, chunk)
+        size += len(chunk)
+        live.logged_to(size, complete=False)
+    live.logged_to(size, complete=True)
+
+
+def _size(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.stat().st_size if path.exists() else 0
+
+
+def _append(path: Path, data: bytes) -> None:
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+    except OSError as error:
+        raise VaultUnusable(error.errno, f"cannot write the log to the vault: {error.strerror}") from error
+
+
+async def _mirror(ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Live) -> None:
+    """Bring each checkpoint home as soon as it is whole, newest first."""
+    if spec.checkpoints is None:
+        return
+    still = Stillness()
+    while True:
+        await live.reported.wait()
+        run = ctx.ledger.runs[run_id]
+        if run.state is not State.RUNNING:
+            continue  # the collection at the end takes everything that is left
+        report = live.report
+        if report is None:
+            continue
+        entries = groups(live.files, spec.checkpoints.path)
+        whole = complete(entries, still.observe(entries))
+        copies = ctx.ledger.copies(run_id)
+        for group in whole:
+            missing = [f for f in group.files if not is_safe(f, copies.get(f.path))]
+            if missing and ctx.ledger.runs[run_id].state is State.RUNNING:
+                await _bring_group(
+                    ctx, run_id, await link.sentinel(), group, report.boot_id, spec.checkpoints.path, live
+                )
+                break  # look again: something newer may be there by now
+
+
+async def _bring_group(
+    ctx: Context, run_id: str, sentinel: Sentinel, group: Group, boot_id: str, folder: str, live: Live
+) -> None:
+    copies = ctx.ledger.copies(run_id)
+    missing = [f for f in group.files if not is_safe(f, copies.get(f.path))]
+    # data first, the manifest last: whoever reads the vault never sees a manifest without its files
+    missing.sort(key=lambda f: f.path.endswith("MANIFEST.json"))
+    await _answer(sentinel, group, folder, "uploading")
+    brought, refused = await bring(ctx, run_id, sentinel, missing, boot_id, live, step=group.step)
+    if len(brought) == len(missing):
+        await _answer(sentinel, group, folder, "verified")
+    elif refused:
+        log.warning("checkpoint not mirrored", run=run_id, checkpoint=group.name, reasons=refused[:3])
+
+
+async def _answer(sentinel: Sentinel, group: Group, folder: str, state: str) -> None:
+    """Tell a trainer that speaks the run contract what stands verified (`mirror/step-N.json`)."""
+    if not group.manifest or group.step is None:
+        return
+    text = json.dumps({"step": group.step, "state": state, "where": "vault"})
+    await sentinel.put(f"{PurePosixPath(folder).parent}/mirror/{group.name}.json", text.encode() + b"\n")
+
+
+async def _presence(ctx: Context, run_id: str) -> None:
+    """Notice that the provider took the machine: only after long, consistent evidence (I3)."""
+    while True:
+        machine = ctx.ledger.runs[run_id].machine
+        if machine is None or machine.instance_id is None:
+            return
+        fleet = ctx.fleets[machine.provider]
+        if fleet.listing is not None and fleet.instance(machine.instance_id) is None:
+            evidence = await fleet.await_absence(machine.instance_id, OUT_OF_THE_BLUE)
+            if evidence is not None:
+                if ctx.ledger.runs[run_id].state is not State.DESTROYING:
+                    await ctx.ledger.append(
+                        run_id, e.Lost(evidence=f"the provider took the machine: {evidence}")
+                    )
+                return
+        await asyncio.sleep(ctx.config.account_interval)
+
+
+def over_budget(run: Run, spec: RunSpec, now: float) -> str | None:
+    """Which ceiling a running job has reached, None while it is below all. Pure."""
+    machine = run.machine
+    if machine is None or machine.rented_at is None or run.started_at is None:
+        return None
+    spent = accrue(machine.price, now - machine.rented_at)
+    if spec.budget.max_cost is not None and spent >= spec.budget.max_cost:
+        return "budget.max_cost is reached"
+    if spec.budget.max_time is not None and now - run.started_at >= spec.budget.max_time:
+        return "budget.max_hours is reached"
+    return None
+
+
+async def _budget(ctx: Context, run_id: str, spec: RunSpec) -> None:
+    """At a ceiling: the same gate as everyone, that is stop the job, copy, verify, destroy (I5)."""
+    while True:
+        run = ctx.ledger.runs[run_id]
+        if run.state is State.RUNNING and run.end_requested_by is None:
+            reason = over_budget(run, spec, ctx.now())
+            if reason is not None:
+                await ctx.ledger.append(run_id, e.EndRequested(by="budget", reason=reason))
+        await asyncio.sleep(5)

@@ -1,0 +1,38 @@
+"""What every part of the daemon works with. One object, made once, passed down; no globals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpuwatch.box.hostkeys import HostKeys
+from gpuwatch.config import Config
+from gpuwatch.ledger import Ledger
+from gpuwatch.spec import RunSpec
+from gpuwatch.vault.layout import Vault
+
+if TYPE_CHECKING:
+    from gpuwatch.daemon.fleet import Fleet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The daemon's parts. `now` is wall time for records; durations use the event loop's clock."""
+
+    config: Config
+    ledger: Ledger
+    vault: Vault
+    hostkeys: HostKeys
+    key: Path
+    """The daemon's private SSH key."""
+    public_key: str
+    fleets: Mapping[str, Fleet]
+    """One per provider account, by provider name."""
+    trainer: Path | None
+    """The trainer's source folder that `[train]` runs are given; None when it is not installed."""
+    now: Callable[[], float] = time.time
+    specs: dict[str, RunSpec] = field(default_factory=dict)
+    """Run id → its checked spec, parsed once."""

@@ -1,0 +1,103 @@
+"""The end of a machine: the one place that calls `Provider.destroy`, with a permit from custody (I1)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gpuproviders.errors import ProviderError
+from gpuwatch.box.errors import BoxError
+from gpuwatch.custody.permit import DestroyPermit, Refusal, grant, grant_empty, grant_given_up
+from gpuwatch.custody.rules import promised_globs
+from gpuwatch.daemon.collecting import judge
+from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.link import Backoff, Link, alias
+from gpuwatch.daemon.live import Live
+from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.absence import AFTER_DESTROY
+from gpuwatch.lifecycle.run import Phase, Run, State
+from gpuwatch.spec import RunSpec
+
+log = structlog.get_logger()
+
+
+async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
+    """Ask custody, write the intent, send the destroy. A refusal leads back to collecting."""
+    machine = run.machine
+    if machine is None or machine.instance_id is None:
+        raise RuntimeError(f"run {run.id} destroys without a machine")
+    fleet = ctx.fleets[machine.provider]
+    backoff = Backoff(1, 60)
+    while True:
+        run = ctx.ledger.runs[run.id]
+        if machine.destroy is not Phase.NONE and await fleet.await_absence(
+            machine.instance_id, AFTER_DESTROY
+        ):
+            # the destroy whose answer was lost has worked
+            await ctx.ledger.append(run.id, e.DestroyAccepted())
+            return
+        try:
+            permit = await _permit(ctx, run, spec, link)
+        except Refusal as refusal:
+            live.say(f"custody refuses: {refusal}")
+            if run.state in (State.VERIFIED, State.FAILED):
+                await ctx.ledger.append(run.id, e.CollectStarted())
+                return
+            await backoff.wait()
+            continue
+        except BoxError as error:
+            live.say(f"the last look before destroying failed: {error}")
+            await backoff.wait()
+            continue
+        await ctx.ledger.append(run.id, e.DestroySent(permit=permit.ground, instance_id=permit.instance_id))
+        try:
+            await fleet.provider.destroy(permit)
+        except ProviderError as error:
+            live.say(str(error))
+            await ctx.ledger.append(run.id, e.DestroyFailed(reason=str(error)))
+            machine = ctx.ledger.runs[run.id].machine or machine
+            await backoff.wait()
+        else:
+            live.say(None)
+            await ctx.ledger.append(run.id, e.DestroyAccepted())
+            return
+
+
+async def _permit(ctx: Context, run: Run, spec: RunSpec, link: Link) -> DestroyPermit:
+    """A permit, on the ground that fits the run. Raises Refusal, BoxError."""
+    if not run.data_at_risk:
+        return grant_empty(run)
+    if run.given_up:
+        return grant_given_up(run)
+    sentinel = await link.sentinel()
+    instance_id = run.machine.instance_id if run.machine is not None else None
+    inventory = await sentinel.inventory(promised_globs(spec), instance_id or "")
+    return grant(run, run.receipt, judge(ctx, run, spec, inventory), inventory, now=ctx.now())
+
+
+async def confirm_gone(ctx: Context, run: Run, link: Link, live: Live) -> None:
+    """Watch until complete listings and a look-up agree; a machine that stays is destroyed again."""
+    machine = run.machine
+    if machine is None or machine.instance_id is None:
+        raise RuntimeError(f"run {run.id} confirms without a machine")
+    await link.close()
+    fleet = ctx.fleets[machine.provider]
+    patience = 24
+    for _ in range(patience):
+        evidence = await fleet.await_absence(machine.instance_id, AFTER_DESTROY)
+        if evidence is not None:
+            live.say(None)
+            await ctx.ledger.append(run.id, e.Gone(evidence=evidence))
+            await asyncio.to_thread(ctx.hostkeys.forget, alias(machine))
+            return
+        live.say("the provider accepted the destroy and still lists the machine")
+        await asyncio.sleep(5)
+    await ctx.ledger.append(
+        run.id, e.DestroyFailed(reason="the machine is still listed after the destroy was accepted")
+    )
+
+
+async def end_without_machine(ctx: Context, run: Run) -> None:
+    """There is nothing to destroy."""
+    await ctx.ledger.append(run.id, e.Gone(evidence="no machine exists"))

@@ -1,0 +1,100 @@
+"""The way to one run's box: connects when someone needs it, shares the connection, survives its loss."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import structlog
+
+from gpuproviders.model import Endpoint
+from gpuwatch.box.errors import BoxAuth, BoxError, BoxUnreachable, HostKeyChanged
+from gpuwatch.box.sentinel import Sentinel
+from gpuwatch.box.ssh import Box
+from gpuwatch.daemon.context import Context
+from gpuwatch.lifecycle.run import Machine
+
+log = structlog.get_logger()
+
+
+def alias(machine: Machine) -> str:
+    """The name under which a machine's host key is pinned: the instance, never its address."""
+    return f"{machine.provider}-{machine.instance_id}"
+
+
+class Link:
+    """One run's connection to its current machine. Safe to use from several tasks."""
+
+    def __init__(self, ctx: Context, run_id: str) -> None:
+        self._ctx = ctx
+        self._run_id = run_id
+        self._lock = asyncio.Lock()
+        self._box: Box | None = None
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where SSH may answer: what the newest listing says, else where it answered before."""
+        machine = self._machine()
+        fleet = self._ctx.fleets[machine.provider]
+        listed = fleet.instance(machine.instance_id or "")
+        if listed is not None and listed.endpoints:
+            return listed.endpoints
+        if machine.host is not None and machine.port is not None:
+            return (Endpoint(machine.host, machine.port, machine.user),)
+        return ()
+
+    async def box(self) -> Box:
+        """The open connection; connects when there is none. Raises BoxUnreachable, BoxAuth, HostKeyChanged."""
+        async with self._lock:
+            if self._box is not None and not self._box.closed:
+                return self._box
+            machine = self._machine()
+            failure: BoxError = BoxUnreachable("the provider names no address for SSH yet")
+            for endpoint in self.endpoints():
+                try:
+                    self._box = await Box.connect(
+                        endpoint, alias=alias(machine), key=self._ctx.key, hostkeys=self._ctx.hostkeys
+                    )
+                except HostKeyChanged:
+                    raise
+                except (BoxAuth, BoxUnreachable) as error:
+                    failure = error
+                else:
+                    return self._box
+            raise failure
+
+    async def sentinel(self) -> Sentinel:
+        """The sentinel over the open connection. Raises like `box`."""
+        machine = self._machine()
+        if machine.workspace is None:
+            raise BoxUnreachable("the box has not been prepared yet")
+        return Sentinel(await self.box(), machine.workspace, self._run_id)
+
+    async def close(self) -> None:
+        """Hang up, if connected."""
+        box, self._box = self._box, None
+        if box is not None:
+            await box.close()
+
+    def _machine(self) -> Machine:
+        machine = self._ctx.ledger.runs[self._run_id].machine
+        if machine is None or machine.instance_id is None:
+            raise BoxUnreachable("there is no machine")
+        return machine
+
+
+class Backoff:
+    """Waits that grow from `first` to `most` seconds, with jitter, until `reset`."""
+
+    def __init__(self, first: float = 1.0, most: float = 30.0) -> None:
+        self._first = first
+        self._most = most
+        self._next = first
+
+    async def wait(self) -> None:
+        """Sleep for the next interval."""
+        delay, self._next = self._next, min(self._most, self._next * 2)
+        await asyncio.sleep(delay * random.uniform(0.7, 1.0))  # noqa: S311 - jitter
+
+    def reset(self) -> None:
+        """Start over: it worked."""
+        self._next = self._first

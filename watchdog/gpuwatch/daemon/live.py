@@ -1,0 +1,64 @@
+"""What is known about a run right now and need not survive a restart: telemetry, transfers, log size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from gpuwatch.box.fetch import Progress
+from gpuwatch.box.sentinel import Report
+from gpuwatch.custody.facts import BoxFile
+
+SAMPLES = 900
+"""Half an hour at one report per 2 s."""
+
+
+@dataclass(slots=True)
+class Live:
+    """The live side of one run. `bump` tells the app that something changed."""
+
+    report: Report | None = None
+    report_at: float | None = None
+    """Event-loop time of `report`."""
+    files: tuple[BoxFile, ...] = ()
+    """The promised files as last reported."""
+    boot_id: str | None = None
+    samples: deque[Report] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    transfer: Progress | None = None
+    trouble: str | None = None
+    """What keeps the current step from going on, for people; None while it goes on."""
+    log_size: int = 0
+    log_complete: bool = False
+    setup: str | None = None
+    reported: asyncio.Event = field(default_factory=asyncio.Event)
+    logged: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def observe(self, report: Report, at: float) -> None:
+        """Take in one report."""
+        self.report, self.report_at = report, at
+        self.samples.append(report)
+        if report.files is not None:
+            self.files = report.files
+        self.boot_id = report.boot_id
+        event, self.reported = self.reported, asyncio.Event()
+        event.set()
+        self.bump()
+
+    def logged_to(self, size: int, *, complete: bool) -> None:
+        """The captured log has grown."""
+        self.log_size, self.log_complete = size, complete
+        event, self.logged = self.logged, asyncio.Event()
+        event.set()
+
+    def say(self, trouble: str | None) -> None:
+        """Set or clear what hinders."""
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self.bump()
+
+    def bump(self) -> None:
+        """Something that the app shows has changed."""
+        event, self.changed = self.changed, asyncio.Event()
+        event.set()

@@ -1,0 +1,190 @@
+"""The daemon process: one per state folder, crash-only, everything owned by one task group."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+
+import structlog
+
+from gpuproviders.model import Provider
+from gpuwatch.box.hostkeys import HostKeys, own_key
+from gpuwatch.config import Config
+from gpuwatch.daemon.actor import Actor
+from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.fleet import Fleet
+from gpuwatch.daemon.server import serve
+from gpuwatch.daemon.service import Service
+from gpuwatch.ledger import Ledger
+from gpuwatch.lifecycle.run import FINAL
+from gpuwatch.paths import Paths
+from gpuwatch.spec import SpecError, read_spec
+from gpuwatch.vault.layout import Vault
+
+log = structlog.get_logger()
+
+
+class AlreadyRunning(Exception):
+    """Another daemon holds the lock of this state folder."""
+
+
+@contextlib.contextmanager
+def locked(paths: Paths) -> Iterator[None]:
+    """Hold the lock of the state folder; the kernel frees it on any death. Raises AlreadyRunning."""
+    paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.read(descriptor, 20).decode(errors="replace").strip()
+            raise AlreadyRunning(
+                f"another gpuwatch (pid {pid or 'unknown'}) owns {paths.state}; `gpuwatch status` shows it, `gpuwatch stop` ends it"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(slots=True)
+class Daemon:
+    """A daemon to be run. `providers` are the accounts it watches."""
+
+    paths: Paths
+    config: Config
+    providers: dict[str, Provider]
+
+    async def run(self) -> None:
+        """Until SIGTERM, SIGINT or a `shutdown` call. The caller holds the lock."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        vault = Vault(vault_folder(self.paths, self.config))
+        vault.create()
+        ledger = await Ledger.open(self.paths.ledger)
+        key = own_key(self.paths.keys)
+        ctx = Context(
+            config=self.config, ledger=ledger, vault=vault, hostkeys=HostKeys(self.paths.keys), key=key,
+            public_key=key.with_suffix(".pub").read_text(encoding="ascii").strip(),
+            fleets={n: Fleet(p, interval=self.config.account_interval) for n, p in self.providers.items()},
+            trainer=_trainer(),
+        )  # fmt: skip
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writer = tasks.create_task(ledger.write(), name="ledger")
+                children = _Children(ctx, self.paths, tasks, stop)
+                async with serve(children.service, self.paths.socket):
+                    for fleet in ctx.fleets.values():
+                        children.own(tasks.create_task(fleet.watch(), name=f"fleet:{fleet.provider.name}"))
+                    for run_id, run in ledger.runs.items():
+                        if run.state not in FINAL:
+                            children.start(run_id)
+                    log.info("ready", socket=str(self.paths.socket), pid=os.getpid(), runs=len(ledger.runs))
+                    await stop.wait()
+                    log.info("stopping")
+                    await children.end()
+                ledger.stop()
+                await writer
+        finally:
+            for provider in self.providers.values():
+                await provider.close()
+            await ledger.close()
+            log.info("stopped")
+
+
+def vault_folder(paths: Paths, config: Config) -> Path:
+    """Where the vault is: the settings' choice, else the user's data folder."""
+    return Path(config.vault).expanduser().absolute() if config.vault else paths.vault
+
+
+class _Children:
+    """The tasks of one daemon: the runs' drivers and the account watchers."""
+
+    def __init__(self, ctx: Context, paths: Paths, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        self._ctx = ctx
+        self._tasks = tasks
+        self._owned: set[asyncio.Task[None]] = set()
+        self.service = Service(ctx, paths, start_run=self.start, stop=stop.set)
+
+    def own(self, task: asyncio.Task[None]) -> None:
+        """Let `end` cancel it."""
+        self._owned.add(task)
+        task.add_done_callback(self._owned.discard)
+
+    def start(self, run_id: str) -> None:
+        """Drive a run from where its ledger stands."""
+        run = self._ctx.ledger.runs[run_id]
+        if run_id not in self._ctx.specs:
+            try:
+                self._ctx.specs[run_id] = read_spec(run.spec, file=run.file)
+            except SpecError:
+                # written by an older version whose spec this one does not take: shown, never acted upon
+                log.exception("spec not readable", run=run_id)
+                return
+        spec = self._ctx.specs[run_id]
+        missing = [p for p in spec.providers if p not in self._ctx.fleets]
+        if missing:
+            self.service.live(run_id).say(
+                f"the provider {missing[0]} is not configured; its machine cannot be watched"
+            )
+            return
+        actor = Actor(self._ctx, run_id, spec, self.service.live(run_id))
+        self.service.actors[run_id] = actor
+        self.own(self._tasks.create_task(self._drive(actor, run_id), name=f"run:{run_id}"))
+
+    async def _drive(self, actor: Actor, run_id: str) -> None:
+        """One run's fault must not end the watch over the others: it is logged, shown and tried again."""
+        while True:
+            try:
+                await actor.drive()
+                return
+            except Exception:
+                log.exception("run failed", run=run_id)
+                actor.live.say("gpuwatch failed at this run; it tries again every minute, see its log")
+            await asyncio.sleep(60)
+
+    async def end(self) -> None:
+        """Cancel everything, with a deadline."""
+        tasks = list(self._owned)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=10)
+            for task in late:
+                log.warning("does not end", task=task.get_name())
+
+
+def _trainer() -> Path | None:
+    """The trainer's source beside us, found without importing it."""
+    found = util.find_spec("gputrain")
+    if found is None or not found.submodule_search_locations:
+        return None
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def providers_of(config: Config) -> dict[str, Provider]:
+    """The configured accounts. SDKs are not imported here."""
+    found: dict[str, Provider] = {}
+    if config.providers.vast.enabled:
+        from gpuproviders.vast import VastProvider
+
+        found["vast"] = VastProvider(url=config.providers.vast.url, paced=config.providers.vast.paced)
+    return found
+
+
+def run(paths: Paths, config: Config) -> None:
+    """Run a daemon in this process. Raises AlreadyRunning, LedgerDamaged, VaultUnusable."""
+    with locked(paths):
+        asyncio.run(Daemon(paths, config, providers_of(config)).run())
+    sys.stdout.flush()

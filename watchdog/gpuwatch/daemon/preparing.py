@@ -1,0 +1,216 @@
+"""Steps from a machine to a running job: wait for SSH, check the box, upload, set up, start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from gpuproviders.model import Power
+from gpuwatch.box.errors import BoxError, BoxFault, BoxUnreachable, HostKeyChanged, NoPython
+from gpuwatch.box.sentinel import Facts, Sentinel, StageState, install
+from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.link import Backoff, Link
+from gpuwatch.daemon.live import Live
+from gpuwatch.daemon.secrets import resolve_secrets
+from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.run import Run
+from gpuwatch.spec import RunSpec
+
+log = structlog.get_logger()
+
+SKIP = frozenset(
+    {".git", "__pycache__", ".venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+)
+MAX_UPLOAD_FILES = 50_000
+
+
+async def boot(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
+    """Wait until SSH answers; a machine that cannot, or not in time, is a dud and costs no more."""
+    machine = run.machine
+    if machine is None or machine.instance_id is None:
+        raise RuntimeError(f"run {run.id} boots without a machine")
+    fleet = ctx.fleets[machine.provider]
+    # wall time, because it must go on counting while the daemon is down
+    deadline = (machine.rented_at or ctx.now()) + spec.boot.timeout
+    while True:
+        left = deadline - ctx.now()
+        if left <= 0:
+            await ctx.ledger.append(
+                run.id, e.Dud(reason=f"not reachable within {spec.boot.timeout / 60:.0f} min: {live.trouble}")
+            )
+            return
+        listing = await fleet.next_listing()
+        seen = listing.by_id(machine.instance_id) if listing is not None else None
+        if seen is not None:
+            if seen.trouble is not None:
+                await ctx.ledger.append(
+                    run.id, e.Dud(reason=f"{seen.trouble.value}: {seen.status or 'no reason given'}")
+                )
+                return
+            live.say(f"the provider says: {seen.status or seen.power.value}")
+            if seen.power is Power.RUNNING and seen.endpoints:
+                try:
+                    async with asyncio.timeout(min(60.0, left)):
+                        box = await link.box()
+                except HostKeyChanged:
+                    raise
+                except (BoxError, TimeoutError) as error:
+                    live.say(str(error) or "SSH does not answer")
+                else:
+                    live.say(None)
+                    at = box.endpoint
+                    await ctx.ledger.append(
+                        run.id,
+                        e.Booted(
+                            host=at.host, port=at.port, user=at.user, fingerprint=box.fingerprint,
+                            seconds=round(ctx.now() - (machine.rented_at or ctx.now()), 1),
+                        ),
+                    )  # fmt: skip
+                    return
+        elif listing is not None:
+            live.say("the machine is not listed (yet)")
+        await asyncio.sleep(ctx.config.boot_interval)
+
+
+async def prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
+    """Make the box ready and start the job. Every part can be repeated after a crash."""
+    backoff = Backoff(1, 20)
+    while True:
+        try:
+            await _prepare(ctx, ctx.ledger.runs[run.id], spec, link, live)
+            return
+        except NoPython as error:
+            await ctx.ledger.append(run.id, e.PrepareFailed(reason=str(error)))
+            return
+        except HostKeyChanged:
+            raise
+        except BoxUnreachable as error:
+            live.say(str(error))
+            if ctx.now() - run.since > spec.boot.timeout:
+                await ctx.ledger.append(run.id, e.Dud(reason=f"lost while preparing: {error}"))
+                return
+            await backoff.wait()
+        except BoxFault as error:
+            await ctx.ledger.append(run.id, e.Dud(reason=str(error)))
+            return
+
+
+async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
+    facts = await install(await link.box())
+    problem = unfit(facts, spec)
+    if problem is not None:
+        await ctx.ledger.append(run.id, e.Dud(reason=problem))
+        return
+    await ctx.ledger.append(
+        run.id,
+        e.BoxChecked(
+            boot_id=facts.boot_id, workspace=facts.workspace, python=facts.python, gpus=len(facts.gpus),
+            driver=facts.driver, disk_free=facts.disk_free,
+        ),
+    )  # fmt: skip
+    if run.machine is not None and run.machine.workspace is None:
+        return  # decided again with the box known: its log is followed from here on
+    sentinel = await link.sentinel()
+    if (state := await sentinel.state("job")).phase != "none":
+        # started before a crash of this daemon; nothing is put under a running job
+        await ctx.ledger.append(run.id, e.JobStarted(boot_id=facts.boot_id, pid=state.pid or 0))
+        return
+    try:
+        files = await asyncio.to_thread(lambda: list(upload_files(Path(run.base), spec.upload.paths)))
+        env = dict(spec.job.env) | await asyncio.to_thread(resolve_secrets, spec.job.secrets)
+    except (OSError, ValueError) as error:
+        await ctx.ledger.append(run.id, e.PrepareFailed(reason=str(error)))
+        return
+    live.say(f"uploading {len(files)} files" if files else None)
+    await sentinel.upload(files)
+    if spec.train is not None:
+        if ctx.trainer is None:
+            await ctx.ledger.append(
+                run.id, e.PrepareFailed(reason="the trainer is not installed beside gpuwatch")
+            )
+            return
+        trainer = await asyncio.to_thread(lambda root: list(trainer_files(root)), ctx.trainer)
+        await sentinel.upload(trainer, root=f"{sentinel.folder}/trainer")
+        env["GPUWATCH_TRAINER"] = f"{sentinel.folder}/trainer"
+    if spec.setup is not None and not await _set_up(ctx, run, spec, sentinel, env, live):
+        return
+    live.say(None)
+    state = await sentinel.stage("job", command=spec.job.command, env=env)
+    if state.phase == "none":
+        raise BoxFault("the job did not start")
+    await ctx.ledger.append(run.id, e.JobStarted(boot_id=facts.boot_id, pid=state.pid or 0))
+
+
+async def _set_up(
+    ctx: Context, run: Run, spec: RunSpec, sentinel: Sentinel, env: dict[str, str], live: Live
+) -> bool:
+    """Run the setup command under supervision; False (and PrepareFailed written) when it failed."""
+    setup = spec.setup
+    if setup is None:
+        return True
+    live.say("setup command runs")
+    state: StageState = await sentinel.stage("setup", command=setup.command, env=env, again=True)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + setup.timeout
+    while state.phase in ("starting", "running"):
+        if loop.time() > deadline:
+            await sentinel.stop("setup", grace=5)
+            reason = f"the setup command took longer than {setup.timeout / 60:.0f} min; its output is in the run's log"
+            await ctx.ledger.append(run.id, e.PrepareFailed(reason=reason))
+            return False
+        await asyncio.sleep(1)
+        state = await sentinel.stage("setup", command=setup.command, env=env)
+    if state.phase == "ended" and state.exit_code == 0:
+        return True
+    reason = f"the setup command exited with {state.exit_code}; its output is in the run's log (gputui logs {run.id})"
+    await ctx.ledger.append(run.id, e.PrepareFailed(reason=reason))
+    return False
+
+
+def unfit(facts: Facts, spec: RunSpec) -> str | None:
+    """Why this box cannot run the job although it answers, None when it can. Pure."""
+    if len(facts.gpus) < spec.gpu.count:
+        return f"nvidia-smi shows {len(facts.gpus)} GPUs, {spec.gpu.count} were rented"
+    if facts.disk_free is not None and facts.disk_free < spec.disk * 0.5:
+        return f"only {facts.disk_free / 1e9:.0f} GB of disk are free, {spec.disk / 1e9:.0f} GB were rented"
+    return None
+
+
+def upload_files(base: Path, paths: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """(name on the box, local file) for every upload; folders whole, without caches and VCS data.
+
+    Raises ValueError for what leaves `base` and OSError for what is not there.
+    """
+    count = 0
+    for entry in paths:
+        start = base / entry
+        if not start.resolve().is_relative_to(base.resolve()):
+            raise ValueError(f"upload path {entry!r} leads out of {base}")
+        found = [start] if start.is_file() else _walk(start)
+        if not start.exists():
+            raise FileNotFoundError(2, "nothing to upload", str(start))
+        for path in found:
+            count += 1
+            if count > MAX_UPLOAD_FILES:
+                raise ValueError(f"more than {MAX_UPLOAD_FILES} files to upload; name fewer paths")
+            yield path.relative_to(base).as_posix(), path
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(d for d in folders if d not in SKIP)
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.is_file():
+                yield path
+
+
+def trainer_files(root: Path) -> Iterator[tuple[str, Path]]:
+    """The trainer's source as it must lie on the box: `gputrain/…`."""
+    for path in _walk(root):
+        if path.suffix in (".py", ".toml", ".json"):
+            yield f"{root.name}/{path.relative_to(root).as_posix()}", path

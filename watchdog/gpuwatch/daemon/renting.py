@@ -1,0 +1,172 @@
+"""Steps from a wish to a machine: choose an offer, send the create once, find it by its label."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import structlog
+
+from gpuproviders.errors import Ambiguous, OfferGone, ProviderError, Refused, Throttled, Unauthorized
+from gpuproviders.model import Offer, OfferQuery, Order
+from gpuproviders.money import MicroUsd, format_usd
+from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.live import Live
+from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.run import Machine, Run
+from gpuwatch.spec import RunSpec
+
+log = structlog.get_logger()
+
+LABEL_PREFIX = "gputui-"
+FIND_SECONDS = 180.0
+"""How long a label is looked for after an ambiguous create before its absence counts."""
+
+
+def query_of(spec: RunSpec) -> OfferQuery:
+    """What the spec asks of the market."""
+    return OfferQuery(
+        gpu_names=spec.gpu.names,
+        gpu_count=spec.gpu.count,
+        max_price=None if spec.gpu.max_price is None else MicroUsd(spec.gpu.max_price),
+        spot=spec.gpu.spot,
+        min_reliability=spec.gpu.min_reliability,
+        disk=spec.disk,
+        verified_only=spec.gpu.verified_only,
+    )
+
+
+def choose(run: Run, offers: list[Offer]) -> Offer | None:
+    """The cheapest offer that has not disappointed this run; the pinned one when a person picked it. Pure."""
+    usable = [
+        o
+        for o in offers
+        if f"{o.provider}:offer:{o.offer_id}" not in run.avoid
+        and f"{o.provider}:machine:{o.machine_id}" not in run.avoid
+    ]
+    if run.pinned_offer is not None and run.attempt == 0:
+        for offer in usable:
+            if (offer.provider, offer.offer_id) == (run.pinned_provider, run.pinned_offer):
+                return offer
+        return None
+    return min(usable, key=lambda o: (o.price, -(o.reliability or 0), o.offer_id), default=None)
+
+
+async def find_offer(ctx: Context, run: Run, spec: RunSpec, live: Live) -> None:
+    """Ask every provider of the spec; write the label of the best offer, or that there is none."""
+    if run.attempt >= spec.recover.attempts:
+        await ctx.ledger.append(
+            run.id,
+            e.NoOffer(reason=f"{run.attempt} machines tried, {spec.recover.attempts} allowed: {run.trouble}"),
+        )
+        return
+    offers: list[Offer] = []
+    problems: list[ProviderError] = []
+    for name in spec.providers:
+        try:
+            offers += await ctx.fleets[name].provider.offers(query_of(spec))
+        except ProviderError as error:
+            problems.append(error)
+    offer = choose(run, offers)
+    if offer is None:
+        if problems and not all(isinstance(p, Unauthorized | Refused) for p in problems):
+            raise problems[0]  # unknown, not "none": asked again
+        reason = str(problems[0]) if problems else no_offer_reason(run, spec, len(offers))
+        await ctx.ledger.append(run.id, e.NoOffer(reason=reason))
+        return
+    live.say(None)
+    label = f"{LABEL_PREFIX}{run.id}-{run.attempt + 1}-{secrets.token_hex(4)}"
+    await ctx.ledger.append(
+        run.id,
+        e.OfferChosen(
+            label=label, provider=offer.provider, offer_id=offer.offer_id, machine_id=offer.machine_id,
+            gpu=offer.gpu_name, gpu_count=offer.gpu_count, gpu_memory=offer.gpu_memory, price=offer.price,
+            disk_price=offer.disk_price, region=offer.region,
+        ),
+    )  # fmt: skip
+
+
+def no_offer_reason(run: Run, spec: RunSpec, found: int) -> str:
+    """Why nothing can be rented, and what to change."""
+    if run.pinned_offer is not None and run.attempt == 0:
+        return f"offer {run.pinned_provider}:{run.pinned_offer} is not there any more; choose another or launch without one"
+    wish = f"{spec.gpu.count} × {' or '.join(spec.gpu.names) or 'any GPU'}"
+    if spec.gpu.max_price is not None:
+        wish += f" up to {format_usd(spec.gpu.max_price)}/h"
+    if found:
+        return f"all {found} offers of {wish} have failed this run already; try again later"
+    return f"no offer of {wish} now; raise gpu.max_price, allow more names, or try again later"
+
+
+async def create_machine(ctx: Context, run: Run, spec: RunSpec) -> None:
+    """Send the create, once: CreateSent is durable before it goes out (I2, I4)."""
+    machine = _machine(run)
+    order = Order(
+        label=machine.label,
+        offer=_offer(machine, spec),
+        image=spec.image,
+        disk=spec.disk,
+        ssh_public_key=ctx.public_key,
+    )
+    fleet = ctx.fleets[machine.provider]
+    await ctx.ledger.append(run.id, e.CreateSent(label=machine.label))
+    try:
+        created = await fleet.provider.create(order)
+    except OfferGone as error:
+        await ctx.ledger.append(
+            run.id, e.CreateRefused(label=machine.label, reason=str(error), offer_gone=True)
+        )
+    except (Refused, Unauthorized, Throttled) as error:
+        await ctx.ledger.append(run.id, e.CreateRefused(label=machine.label, reason=str(error)))
+    except Ambiguous as error:
+        if error.instance_id is not None:
+            # the answer names a machine: it exists, whatever else the answer says
+            rented = e.Rented(label=machine.label, instance_id=error.instance_id, adopted=True)
+            await ctx.ledger.append(run.id, rented)
+        else:
+            await ctx.ledger.append(run.id, e.CreateUnknown(label=machine.label, reason=str(error)))
+    except ProviderError as error:
+        # raised before the create went out (e.g. the SSH key could not be registered)
+        await ctx.ledger.append(run.id, e.CreateRefused(label=machine.label, reason=str(error)))
+    else:
+        await ctx.ledger.append(run.id, e.Rented(label=machine.label, instance_id=created.instance_id))
+
+
+async def find_by_label(ctx: Context, run: Run, live: Live) -> None:
+    """A create may have worked: adopt the machine with our label, or conclude after a long absence."""
+    machine = _machine(run)
+    fleet = ctx.fleets[machine.provider]
+    loop = asyncio.get_running_loop()
+    started, looks = loop.time(), 0
+    live.say("the answer to the create was lost; looking for the machine by its label")
+    while True:
+        listing = await fleet.next_listing()
+        if listing is not None:
+            looks += 1
+            found = sorted(listing.by_label(machine.label), key=lambda i: int(i.instance_id))
+            if found:
+                # one create, one label: a second one would be the vendor's doing, and stays listed as an orphan
+                live.say(None)
+                rented = e.Rented(label=machine.label, instance_id=found[0].instance_id, adopted=True)
+                await ctx.ledger.append(run.id, rented)
+                return
+            if loop.time() - started >= FIND_SECONDS and looks >= 3:
+                live.say(None)
+                reason = f"the create never showed up: {looks} complete listings over {FIND_SECONDS:.0f} s have no such label"
+                await ctx.ledger.append(run.id, e.CreateRefused(label=machine.label, reason=reason))
+                return
+        await asyncio.sleep(5)
+
+
+def _machine(run: Run) -> Machine:
+    if run.machine is None:
+        raise RuntimeError(f"run {run.id} has no machine in state {run.state.value}")
+    return run.machine
+
+
+def _offer(machine: Machine, spec: RunSpec) -> Offer:
+    return Offer(
+        provider=machine.provider, offer_id=machine.offer_id, machine_id=machine.machine_id, gpu_name=machine.gpu,
+        gpu_count=machine.gpu_count, gpu_memory=machine.gpu_memory, price=MicroUsd(machine.price),
+        disk_price=MicroUsd(machine.disk_price), spot=spec.gpu.spot,
+    )  # fmt: skip
