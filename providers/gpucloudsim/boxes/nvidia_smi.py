@@ -208,7 +208,7 @@ def table(state: dict[str, Any], gpus: list[Gpu]) -> int:
     print(time.strftime("%a %b %e %H:%M:%S %Y"))
     print(line)
     driver, cuda = state["driver"], state["cuda"]
-    print(f"| NVIDIA-SMI {driver:<23}Driver Version: {driver:<14} CUDA Version: {cuda:<8} |")
+    print(f"| NVIDIA-SMI {driver:<23}Driver Version: {driver:<15}CUDA Version: {cuda:<9}|")
     print("|-----------------------------------------+------------------------+----------------------+")
     print("| GPU  Name                 Persistence-M | Bus-Id          Disp.A | Volatile Uncorr. ECC |")
     print("| Fan  Temp   Perf          Pwr:Usage/Cap |           Memory-Usage | GPU-Util  Compute M. |")
@@ -224,12 +224,10 @@ def table(state: dict[str, Any], gpus: list[Gpu]) -> int:
             temp = power = util = memory = perf = "N/A"
         if fault == "err":
             temp = power = util = fan = "ERR!"
-        print(f"| {gpu['index']:>3}  {gpu['name'][:26]:<27}    On  | {gpu['bus']} Off | {ecc:>20} |")
         usage = f"{power:>5} / {gpu['power_limit']:>4.0f}W"
-        memory_text = f"{memory} / {gpu['mem_total']:>6}MiB"
-        print(
-            f"| {fan:>4} {temp:>5}    {perf:<4}     {usage:>17} | {memory_text:>22} | {util:>7}      Default |"
-        )
+        filled = f"{memory} / {gpu['mem_total']:>6}MiB"
+        print(f"|{gpu['index']:>4}  {gpu['name'][:30]:<31}On  |   {gpu['bus']} Off | {ecc:>20} |")
+        print(f"| {fan:>3}  {temp:>4}    {perf:<4}{usage:>22} | {filled:>22} |{util:>8}      Default |")
         print(f"|                                         |                        | {'N/A':>20} |")
         print("+-----------------------------------------+------------------------+----------------------+")
     print()
@@ -241,9 +239,8 @@ def table(state: dict[str, Any], gpus: list[Gpu]) -> int:
     shown = False
     for app in state["apps"]:
         shown = True
-        print(
-            f"|  {app['gpu']:>3}  N/A  N/A {app['pid']:>16}      C   {app['name'][:32]:<32} {app['mem']:>10}MiB |"
-        )
+        row = f"{app['gpu']:>5}   N/A  N/A{app['pid']:>17}      C   {app['name'][:32]:<33}{app['mem']:>9}MiB "
+        print(f"|{row}|")
     if not shown:
         print("|  No running processes found                                                             |")
     print(line)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,6 +19,7 @@ import asyncssh
 from asyncssh.channel import SSHChannel
 
 from gpucloudsim.boxes.files import BoxFiles
+from gpucloudsim.boxes.forwarding import forward
 from gpucloudsim.boxes.sessions import Count, Shell, run
 
 VERSION = "OpenSSH_8.9p1 Ubuntu-3ubuntu0.13"
@@ -108,8 +109,10 @@ class _Server(asyncssh.SSHServer):
         )
         return channel, process
 
-    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
-        return True
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> Coroutine[None, None, asyncssh.SSHTCPSession[bytes]]:
+        return forward(dest_host, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         return True
