@@ -15,6 +15,7 @@ from gpuwatch.custody.facts import BoxFile
 
 STILL_REPORTS = 3
 MANIFEST = "MANIFEST.json"
+POINTER = "latest.json"
 _DIGITS = re.compile(r"\d+")
 
 
@@ -79,7 +80,7 @@ def complete(entries: Iterable[Group], still: Mapping[str, int]) -> tuple[Group,
     for entry in listed:
         if any(f.writer for f in entry.files):
             continue
-        is_directory = any("/" in f.path.split(entry.name, 1)[-1] for f in entry.files)
-        if entry.manifest or (not (contract and is_directory) and still.get(entry.name, 0) >= STILL_REPORTS):
+        # beside directories of the contract only they count; their pointer goes home with them
+        if entry.manifest or (not contract and still.get(entry.name, 0) >= STILL_REPORTS):
             whole.append(entry)
     return tuple(sorted(whole, key=lambda e: (-(e.step if e.step is not None else -1), e.name)))

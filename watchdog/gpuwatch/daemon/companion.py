@@ -16,7 +16,7 @@ import structlog
 from gpuproviders.money import accrue
 from gpuwatch.box.errors import BoxError, HostKeyChanged
 from gpuwatch.box.sentinel import Sentinel
-from gpuwatch.custody.complete import Group, Stillness, complete, groups
+from gpuwatch.custody.complete import MANIFEST, POINTER, Group, Stillness, complete, groups
 from gpuwatch.custody.rules import is_safe, promised_globs
 from gpuwatch.daemon.collecting import bring
 from gpuwatch.daemon.context import Context
@@ -136,8 +136,12 @@ async def _bring_group(
 ) -> None:
     copies = ctx.ledger.copies(run_id)
     missing = [f for f in group.files if not is_safe(f, copies.get(f.path))]
-    # data first, the manifest last: whoever reads the vault never sees a manifest without its files
-    missing.sort(key=lambda f: f.path.endswith("MANIFEST.json"))
+    # data, then manifest, then pointer: whoever reads the vault never sees one without what it names
+    missing.sort(key=lambda f: f.path.endswith(MANIFEST))
+    if group.manifest:
+        missing += [
+            f for f in live.files if f.path == f"{folder}/{POINTER}" and not is_safe(f, copies.get(f.path))
+        ]
     await _answer(sentinel, group, folder, "uploading")
     brought, refused = await bring(ctx, run_id, sentinel, missing, boot_id, live, step=group.step)
     if len(brought) == len(missing):

@@ -105,14 +105,13 @@ async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
     if problem is not None:
         await ctx.ledger.append(run.id, e.Dud(reason=problem))
         return
-    await ctx.ledger.append(
-        run.id,
-        e.BoxChecked(
+    machine = run.machine
+    if machine is None or (machine.boot_id, machine.workspace) != (facts.boot_id, facts.workspace):
+        checked = e.BoxChecked(
             boot_id=facts.boot_id, workspace=facts.workspace, python=facts.python, gpus=len(facts.gpus),
             driver=facts.driver, disk_free=facts.disk_free,
-        ),
-    )  # fmt: skip
-    if run.machine is not None and run.machine.workspace is None:
+        )  # fmt: skip
+        await ctx.ledger.append(run.id, checked)
         return  # decided again with the box known: its log is followed from here on
     sentinel = await link.sentinel()
     if (state := await sentinel.state("job")).phase != "none":

@@ -71,7 +71,7 @@ def _describe(event: e.AnyEvent) -> str:
         case e.Waived():
             return f"waived by a person ({event.reason}): {', '.join(show_path(f) for f in event.files[:10])}"
         case e.DestroySent():
-            return f"destroy of instance {event.instance_id} sent, permitted by {event.permit}"
+            return f"destroy of instance {event.instance_id} sent, permitted by {event.permit[:24]}"
         case e.DestroyAccepted():
             return "destroy accepted by the provider"
         case e.DestroyFailed():
