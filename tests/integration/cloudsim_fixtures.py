@@ -91,7 +91,8 @@ class Simulator:
     def offer(self, gpu: str = "RTX 4090", **more: object) -> dict[str, Any]:
         """The best offer of a GPU model."""
         query = {"gpu_name": {"eq": gpu}, "num_gpus": {"eq": 1}, "rentable": {"eq": True}, **more}
-        return self.call("POST", "/api/v0/bundles/", query)[1]["offers"][0]
+        first: dict[str, Any] = self.call("POST", "/api/v0/bundles/", query)[1]["offers"][0]
+        return first
 
     def rent(self, **body: object) -> int:
         """Rent one and wait until it runs and SSH listens. Returns the instance's id."""
@@ -107,15 +108,18 @@ class Simulator:
             "GET", f"/_sim/instances/{instance}/wait?phase={phase}{'&ssh=1' if ssh else ''}"
         )
         assert status == 200, body
-        return body["instance"]
+        known: dict[str, Any] = body["instance"]
+        return known
 
     def rows(self, query: str = "") -> list[dict[str, Any]]:
         """The v1 list, first page."""
-        return self.call("GET", f"/api/v1/instances/{query}")[1]["instances"]
+        listed: list[dict[str, Any]] = self.call("GET", f"/api/v1/instances/{query}")[1]["instances"]
+        return listed
 
     def row(self, instance: int) -> dict[str, Any] | None:
         """One instance as the API shows it."""
-        return self.call("GET", f"/api/v0/instances/{instance}/")[1]["instances"]
+        shown: dict[str, Any] | None = self.call("GET", f"/api/v0/instances/{instance}/")[1]["instances"]
+        return shown
 
     def known(self, instance: int) -> dict[str, Any]:
         """What the simulator itself knows about an instance, destroyed ones included."""

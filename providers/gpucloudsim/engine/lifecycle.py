@@ -402,8 +402,11 @@ def _next_event(world: World, now: int) -> int | None:
         at.append((world.clock_us // BID_GRID + 1) * BID_GRID)
     rate = burn(world)
     left = _units_left(world)
-    if rate > 0 and left > 0 and any(i.exists and i.want is Want.RUNNING for i in world.instances.values()):
-        at.append(world.clock_us - (-left // rate))
+    if any(i.exists and i.want is Want.RUNNING for i in world.instances.values()):
+        if left <= 0:
+            at.append(world.clock_us)
+        elif rate > 0:
+            at.append(world.clock_us - (-left // rate))
     due = [max(moment, world.clock_us) for moment in at if moment <= now]
     return min(due) if due else None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -157,6 +159,15 @@ def test_an_expired_rental_stops_and_cannot_restart() -> None:
     assert refused.value.reason is RefusalReason.EXPIRED
 
 
+def test_credit_taken_away_stops_everything_at_once() -> None:
+    w = world()
+    instance = rented(w)
+    lifecycle.advance(w, T0 + BOOT)
+    lifecycle.deposit(w, -lifecycle.credit(w), T0 + BOOT)
+    lifecycle.advance(w, T0 + BOOT + 1)
+    assert instance.phase is Phase.STOPPED
+
+
 def test_a_destroyed_instance_is_final() -> None:
     w = world()
     instance = rented(w)
@@ -168,7 +179,7 @@ def test_a_destroyed_instance_is_final() -> None:
     assert instance.destroyed_us == T0 + HOUR
 
 
-ACTS = {
+ACTS: dict[str, Callable[[World, int, int], object]] = {
     "stop": lifecycle.stop, "start": lifecycle.start, "reboot": lifecycle.reboot, "outbid": lifecycle.force_outbid,
     "win": lifecycle.release_floor, "kill": lifecycle.kill_container, "destroy": lifecycle.destroy,
     "offline": lambda w, i, t: lifecycle.set_online(w, i, False, t),

@@ -118,7 +118,7 @@ def test_a_loop_repeats_without_repeating_the_header(
         if next(rounds, "end") == "end":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(nvidia_smi.time, "sleep", pause)
+    monkeypatch.setattr(time, "sleep", pause)
     with pytest.raises(KeyboardInterrupt):
         nvidia_smi.main([str(box), "-i", "0", "--query-gpu=index", "--format=csv", "-lms", "250"])
     assert capsys.readouterr().out.split() == ["index", "0", "0", "0"]

@@ -7,7 +7,7 @@ import pytest
 from gpucloudsim.engine import lifecycle
 from gpucloudsim.engine.market import HOUR, MARKET_EPOCH
 from gpucloudsim.engine.model import World
-from gpucloudsim.faces.vast.query import BadQuery, conditions, holds, offer_matches, ordered
+from gpucloudsim.faces.vast.query import BadQuery, Row, conditions, holds, offer_matches, ordered
 from gpucloudsim.faces.vast.rows import offer_row
 
 NOW = MARKET_EPOCH + 300 * 24 * HOUR
@@ -63,5 +63,5 @@ def test_id_matches_nothing_and_ask_contract_id_one() -> None:
 
 
 def test_order_is_stable_by_several_columns_with_nulls_last() -> None:
-    rows = [{"a": 2, "b": "x"}, {"a": None, "b": "y"}, {"a": 1, "b": "z"}, {"a": 2, "b": "a"}]
+    rows: list[Row] = [{"a": 2, "b": "x"}, {"a": None, "b": "y"}, {"a": 1, "b": "z"}, {"a": 2, "b": "a"}]
     assert [row["b"] for row in ordered(rows, [("a", "desc"), ("b", "asc")])] == ["a", "x", "z", "y"]
