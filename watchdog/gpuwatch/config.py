@@ -16,11 +16,15 @@ class ConfigError(Exception):
 
 
 class VastSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[providers.vast]`. `url` points at another server (the simulator); `paced` keeps Vast's rate limits."""
+    """`[providers.vast]`. `url` points at another server (the simulator); `paced` keeps Vast's rate limits.
+
+    `timeout` is the time limit of one HTTP attempt.
+    """
 
     enabled: bool = True
     url: str | None = None
     paced: bool = True
+    timeout: str = "20s"
 
 
 class Providers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,6 +39,8 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounts: str = "15s"
     booting: str = "3s"
     telemetry: str = "2s"
+    lost_create: str = "3m"
+    """How long a label is looked for after a create without answer before its absence counts."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,12 +76,12 @@ def load(path: Path) -> Config:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     try:
         config = msgspec.convert(tomllib.loads(text), Config)
-        for value in (config.watch.accounts, config.watch.booting, config.watch.telemetry):
+        for value in (*msgspec.structs.astuple(config.watch), config.providers.vast.timeout):
             parse_duration(value)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no valid TOML: {clean(str(error))}") from error
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: [watch] expects {error}") from error
+        raise ConfigError(f"{path}: an interval must be {error}") from error
     return config

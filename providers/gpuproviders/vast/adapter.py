@@ -23,7 +23,7 @@ from gpuproviders.model import (
 )
 from gpuproviders.money import usd
 from gpuproviders.vast import parse
-from gpuproviders.vast.transport import NAME, Transport
+from gpuproviders.vast.transport import CALL_SECONDS, NAME, Transport
 
 T = TypeVar("T")
 
@@ -61,8 +61,9 @@ class VastProvider:
         key: Callable[[], str | None] = key_from_environment,
         url: str | None = None,
         paced: bool = True,
+        seconds: float = CALL_SECONDS,
     ) -> None:
-        self._calls = Transport(key, url or os.environ.get("VAST_URL") or URL, paced=paced)
+        self._calls = Transport(key, url or os.environ.get("VAST_URL") or URL, paced=paced, seconds=seconds)
         self._known_keys: set[str] = set()
 
     async def account(self) -> Account:

@@ -199,10 +199,7 @@ def instance(value: object) -> Instance:
     status = _text(row.get("status_msg"), 500)
     actual = row.get("actual_status")
     wanted = _WANTED.get(str(row.get("intended_status")))
-    if actual is None:
-        power = Power.STARTING
-    else:
-        power = _POWER.get(actual, Power.UNKNOWN) if isinstance(actual, str) else Power.UNKNOWN
+    power = Power.STARTING if actual is None else _POWER.get(str(actual), Power.UNKNOWN)
     label = row.get("label")
     machine = row.get("machine_id")
     gpu = _text(row.get("gpu_name"))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "vast"
 CALL_SECONDS = 20.0
-"""Time limit of one HTTP attempt. The whole call, waiting for its turn included, has DEADLINE_SECONDS."""
+"""Usual time limit of one HTTP attempt. The whole call, waiting for its turn included, has DEADLINE_SECONDS."""
 DEADLINE_SECONDS = 75.0
 
 # Vast allows one call per endpoint and identity every so many seconds (its x-rate-limit table).
@@ -52,10 +52,13 @@ class Answer:
 class Transport:
     """Calls to one Vast account. `key` is asked for at each call, so that a new login counts at once."""
 
-    def __init__(self, key: Callable[[], str | None], url: str, *, paced: bool = True) -> None:
+    def __init__(
+        self, key: Callable[[], str | None], url: str, *, paced: bool = True, seconds: float = CALL_SECONDS
+    ) -> None:
         self._key = key
         self._url = url.rstrip("/")
         self._paced = paced
+        self._seconds = seconds
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="vast")
         self._turns: dict[str, asyncio.Lock] = {}
         self._last: dict[str, float] = {}
@@ -69,7 +72,7 @@ class Transport:
         """
         answer = await self._call(method, path, endpoint, kwargs, attempts=2)
         if answer is None:
-            raise Unavailable(f"Vast did not answer within {CALL_SECONDS:.0f} s", provider=NAME)
+            raise Unavailable(f"Vast did not answer within {self._seconds:.0f} s", provider=NAME)
         return self._sort(answer, write=False)
 
     async def write(
@@ -113,7 +116,7 @@ class Transport:
 
     def _send(self, key: str, method: str, path: str, kwargs: dict[str, Any], attempts: int) -> Answer | None:
         """In a worker thread. None when no answer came back at all."""
-        client = _sdk_client(key, self._url, attempts)
+        client = _sdk_client(key, self._url, attempts, self._seconds)
         try:
             response = getattr(client, method)(path, **kwargs)
         except Exception as error:  # noqa: BLE001 - requests' whole tree, plus what its adapters leak
@@ -175,9 +178,9 @@ def _seconds(value: object) -> float | None:
     return float(value)
 
 
-def _sdk_client(key: str, url: str, attempts: int) -> VastClient:
+def _sdk_client(key: str, url: str, attempts: int, seconds: float) -> VastClient:
     from vastai.api.client import VastClient
 
     # the SDK gives its logger a handler on stderr at import; the daemon's log is the only place for it
     logging.getLogger("vastai").handlers.clear()
-    return VastClient(api_key=key, server_url=url, retry=attempts, timeout=CALL_SECONDS)
+    return VastClient(api_key=key, server_url=url, retry=attempts, timeout=seconds)

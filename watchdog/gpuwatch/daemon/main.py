@@ -27,6 +27,7 @@ from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle.run import FINAL
 from gpuwatch.paths import Paths
 from gpuwatch.spec import SpecError, read_spec
+from gpuwatch.spec.units import parse_duration
 from gpuwatch.vault.layout import Vault
 
 log = structlog.get_logger()
@@ -179,7 +180,11 @@ def providers_of(config: Config) -> dict[str, Provider]:
     if config.providers.vast.enabled:
         from gpuproviders.vast import VastProvider
 
-        found["vast"] = VastProvider(url=config.providers.vast.url, paced=config.providers.vast.paced)
+        found["vast"] = VastProvider(
+            url=config.providers.vast.url,
+            paced=config.providers.vast.paced,
+            seconds=parse_duration(config.providers.vast.timeout),
+        )
     return found
 
 

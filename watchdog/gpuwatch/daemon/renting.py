@@ -15,12 +15,11 @@ from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import Machine, Run
 from gpuwatch.spec import RunSpec
+from gpuwatch.spec.units import parse_duration
 
 log = structlog.get_logger()
 
 LABEL_PREFIX = "gputui-"
-FIND_SECONDS = 180.0
-"""How long a label is looked for after an ambiguous create before its absence counts."""
 
 
 def query_of(spec: RunSpec) -> OfferQuery:
@@ -137,6 +136,7 @@ async def find_by_label(ctx: Context, run: Run, live: Live) -> None:
     machine = _machine(run)
     fleet = ctx.fleets[machine.provider]
     loop = asyncio.get_running_loop()
+    patience = parse_duration(ctx.config.watch.lost_create)
     started, looks = loop.time(), 0
     live.say("the answer to the create was lost; looking for the machine by its label")
     while True:
@@ -150,12 +150,12 @@ async def find_by_label(ctx: Context, run: Run, live: Live) -> None:
                 rented = e.Rented(label=machine.label, instance_id=found[0].instance_id, adopted=True)
                 await ctx.ledger.append(run.id, rented)
                 return
-            if loop.time() - started >= FIND_SECONDS and looks >= 3:
+            if loop.time() - started >= patience and looks >= 3:
                 live.say(None)
-                reason = f"the create never showed up: {looks} complete listings over {FIND_SECONDS:.0f} s have no such label"
+                reason = f"the create never showed up: {looks} complete listings over {patience:.0f} s have no such label"
                 await ctx.ledger.append(run.id, e.CreateRefused(label=machine.label, reason=reason))
                 return
-        await asyncio.sleep(5)
+        await asyncio.sleep(min(5.0, patience / 4))
 
 
 def _machine(run: Run) -> Machine:
