@@ -1,0 +1,126 @@
+"""Launch from the keyboard: validated while typed, and no money without a second, deliberate key."""
+
+from pathlib import Path
+
+import pytest
+from textual.widgets import Button
+from ui.conftest import App, Clock, running, screen_text, toasts, until
+from ui.fake_daemon import FakeDaemon, Fault
+from ui.scenario import SPEC, run_row
+
+from gputui.screens.launch import LaunchDialog
+from gputui.screens.offers import OffersScreen
+from gputui.screens.run import RunScreen
+from gpuwatch.client import wire
+
+
+@pytest.fixture
+def spec(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one good spec in it, current."""
+    folder = home / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    path = folder / "run.toml"
+    path.write_text(SPEC)
+    return path
+
+
+async def opened(app_pilot: App, key: str = "l") -> LaunchDialog:
+    app, pilot = app_pilot
+    await pilot.press(key)
+    await until(pilot, lambda: isinstance(app.screen, LaunchDialog))
+    assert isinstance(app.screen, LaunchDialog)
+    return app.screen
+
+
+async def test_the_only_spec_here_is_offered_checked_and_launched(
+    daemon: FakeDaemon, clock: Clock, spec: Path
+) -> None:
+    daemon.world.runs.append(run_row("n0w1aunc", "miras-s", "requested"))
+    async with running(daemon, clock) as (app, pilot):
+        dialog = await opened((app, pilot))
+        await until(pilot, lambda: not dialog.query_one("#go", Button).disabled)
+        assert "rent 1× H100 SXM or H100 PCIe for at most $2.50/h" in screen_text(app)
+        await pilot.press("enter")
+        assert app.focused is dialog.query_one("#go")
+        assert daemon.counts["launch"] == 0
+        await pilot.press("enter")
+        order = await daemon.called("launch")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
+        assert app.screen.ident == "n0w1aunc"
+        assert "miras-s was launched." in toasts(app)
+    assert order.spec == wire.SpecText(text=SPEC, file="run.toml", base=str(spec.parent))
+    assert order.provider is None
+    assert len(order.key) == 32
+
+
+async def test_a_spec_with_mistakes_is_explained_and_cannot_be_launched(
+    daemon: FakeDaemon, clock: Clock, spec: Path
+) -> None:
+    spec.write_text(SPEC.replace("max_price", "max_prize"))
+    async with running(daemon, clock) as (app, pilot):
+        dialog = await opened((app, pilot))
+        await until(pilot, lambda: "did you mean max_price?" in screen_text(app))
+        assert "found an unknown key, expected max_price" in screen_text(app)
+        assert dialog.query_one("#go", Button).disabled
+        await pilot.press("enter")
+        await pilot.pause()
+    assert daemon.counts["launch"] == 0
+
+
+async def test_a_file_that_is_not_there_is_said_calmly(daemon: FakeDaemon, clock: Clock, spec: Path) -> None:
+    spec.unlink()
+    async with running(daemon, clock) as (app, pilot):
+        await opened((app, pilot))
+        await pilot.press(*"nope.toml")
+        await until(pilot, lambda: "there is no such file (yet)" in screen_text(app))
+
+
+async def test_a_checkpoint_named_by_mistake_is_no_spec(daemon: FakeDaemon, clock: Clock, spec: Path) -> None:
+    spec.write_bytes(b"\x80\x02weights" * 1000)
+    async with running(daemon, clock) as (app, pilot):
+        await opened((app, pilot))
+        await until(pilot, lambda: "can't decode" in screen_text(app))
+
+
+async def test_launching_from_an_offer_rents_exactly_that_one(
+    daemon: FakeDaemon, clock: Clock, spec: Path
+) -> None:
+    async with running(daemon, clock) as (app, pilot):
+        await pilot.press("2")
+        await until(pilot, lambda: isinstance(app.screen, OffersScreen) and app.screen.answer is not None)
+        dialog = await opened((app, pilot), "enter")
+        assert "on RTX 4090 at $0.34/h  (vast 9120400)" in screen_text(app)
+        await until(pilot, lambda: not dialog.query_one("#go", Button).disabled)
+        await pilot.press("enter", "enter")
+        order = await daemon.called("launch")
+    assert (order.provider, order.offer_id) == ("vast", "9120400")
+
+
+async def test_a_failed_launch_stays_open_and_asks_again_with_the_same_key(
+    daemon: FakeDaemon, clock: Clock, spec: Path
+) -> None:
+    def fail(params: wire.Launch) -> wire.Launched:
+        raise Fault(wire.Code.PROVIDER, "vast: the key was refused; set VAST_API_KEY")
+
+    daemon.hooks["launch"] = fail
+    async with running(daemon, clock) as (app, pilot):
+        dialog = await opened((app, pilot))
+        await until(pilot, lambda: not dialog.query_one("#go", Button).disabled)
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: "the key was refused" in screen_text(app))
+        del daemon.hooks["launch"]
+        go = dialog.query_one("#go", Button)
+        await until(pilot, lambda: not go.has_class("-active"))
+        await pilot.press("enter")
+        await daemon.called("launch", 2)
+    keys = [params.key for method, params in daemon.calls if method == "launch"]
+    assert keys[0] == keys[1]
+
+
+async def test_escape_launches_nothing(daemon: FakeDaemon, clock: Clock, spec: Path) -> None:
+    async with running(daemon, clock) as (app, pilot):
+        await opened((app, pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, LaunchDialog))
+    assert daemon.counts["launch"] == 0

@@ -1,0 +1,106 @@
+"""The market: asked, shown, filtered, sorted, and what could not be asked is said."""
+
+import pytest
+from ui.conftest import App, Clock, running, screen_text, toasts, until
+from ui.fake_daemon import FakeDaemon, Fault
+from ui.scenario import offer_row
+
+from gputui.screens.offers import OffersScreen
+from gputui.widgets.vtable import VTable
+from gpuwatch.client import wire
+
+
+async def go(app_pilot: App) -> OffersScreen:
+    app, pilot = app_pilot
+    await pilot.press("2")
+    await until(pilot, lambda: isinstance(app.screen, OffersScreen) and app.screen.answer is not None)
+    await pilot.pause()
+    assert isinstance(app.screen, OffersScreen)
+    return app.screen
+
+
+async def test_offers_are_shown_cheapest_first_with_what_was_asked(daemon: FakeDaemon, clock: Clock) -> None:
+    async with running(daemon, clock, (100, 30)) as (app, pilot):
+        screen = await go((app, pilot))
+        prices = [screen.table.model.rows[key].price for key in screen.table.model.order]
+        assert prices == sorted(prices)
+        text = screen_text(app)
+        assert "on-demand · verified hosts · 20G disk in the price · asked now" in text
+        assert "stopped $0.0060/h" in text
+
+
+@pytest.mark.parametrize(("key", "changed"), [("i", {"spot": True}), ("v", {"unverified": True}), ("r", {})])
+async def test_keys_ask_again_with_another_question(
+    daemon: FakeDaemon, clock: Clock, key: str, changed: dict[str, bool]
+) -> None:
+    async with running(daemon, clock) as (app, pilot):
+        await go((app, pilot))
+        await pilot.press(key)
+        asked = await daemon.called("offers", 2)
+    assert (asked.spot, asked.unverified) == (changed.get("spot", False), changed.get("unverified", False))
+
+
+@pytest.mark.parametrize(
+    ("typed", "passes"),
+    [
+        ("h100", lambda o: "H100" in o.gpu),
+        ("price<1", lambda o: o.price < 1_000_000),
+        ("vram>=80 !h100", lambda o: o.gpu_memory >= 80e9 and "H100" not in o.gpu),
+        ("runpod gpus>1", lambda o: o.provider == "runpod" and o.gpu_count > 1),
+    ],
+)
+async def test_the_filter_language(daemon: FakeDaemon, clock: Clock, typed: str, passes: object) -> None:
+    async with running(daemon, clock) as (app, pilot):
+        screen = await go((app, pilot))
+        await pilot.press("slash")
+        await pilot.pause()
+        app.focused.value = typed  # type: ignore[union-attr]
+        await pilot.pause()
+        shown = [screen.table.model.rows[key] for key in screen.table.model.order]
+        every = screen.table.model.rows.values()
+        assert shown == [o for o in every if passes(o)]  # type: ignore[operator]
+
+
+async def test_a_provider_that_cannot_answer_is_named(daemon: FakeDaemon, clock: Clock) -> None:
+    daemon.world.offer_problems = ["runpod: no key; set RUNPOD_API_KEY"]
+    async with running(daemon, clock) as (app, pilot):
+        await go((app, pilot))
+        assert "△ runpod: no key; set RUNPOD_API_KEY" in screen_text(app)
+
+
+async def test_no_offer_teaches_what_to_change(daemon: FakeDaemon, clock: Clock) -> None:
+    daemon.world.offers = []
+    async with running(daemon, clock) as (app, pilot):
+        await go((app, pilot))
+        assert "No offer fits. v also shows unverified hosts" in screen_text(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: "There is no offer here." in toasts(app))
+
+
+async def test_an_error_is_a_toast_and_r_asks_again(daemon: FakeDaemon, clock: Clock) -> None:
+    def fail(params: wire.OffersQuery) -> wire.Offers:
+        raise Fault(wire.Code.PROVIDER, "vast answers 500")
+
+    daemon.hooks["offers"] = fail
+    async with running(daemon, clock) as (app, pilot):
+        await pilot.press("2")
+        await until(pilot, lambda: "vast answers 500" in toasts(app))
+        assert "no answer; r asks again" in screen_text(app)
+        del daemon.hooks["offers"]
+        await pilot.press("r")
+        await until(pilot, lambda: "38" in screen_text(app) or "offers ·" in screen_text(app))
+
+
+async def test_twenty_thousand_offers_are_no_trouble(daemon: FakeDaemon, clock: Clock) -> None:
+    async with running(daemon, clock) as (app, pilot):
+        screen = await go((app, pilot))
+        screen.table.load([offer_row(n, f"GPU {n % 50}", 1, 24, 0.1 + n / 1000) for n in range(20_000)])
+        await pilot.press("G")
+        assert screen.table.current is not None
+        assert screen.table.current.offer_id == "19999"
+        screen.table.sort("gpu")
+        assert screen.table.current.offer_id == "19999", "the cursor stays with its offer"
+        await pilot.press("g", "pagedown")
+        await pilot.pause()
+        assert "GPU 0" in screen_text(app)
+        assert len(screen.query_one(VTable)._strips) < 400, "only rows that were seen are drawn"
