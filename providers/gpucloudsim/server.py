@@ -20,7 +20,7 @@ from gpucloudsim.control import Control
 from gpucloudsim.engine.model import World
 from gpucloudsim.faces.vast import VastFace
 from gpucloudsim.faults import KINDS, UnknownFaultError, parse
-from gpucloudsim.store import Memory, Store
+from gpucloudsim.store import ForeignStateError, Memory, StateInUseError, Store
 
 EPILOG = """\
 The simulator prints one line of JSON on stdout when it is ready, {"url", "pid", …}, and leaves the same in
@@ -177,6 +177,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args.state.mkdir(parents=True, exist_ok=True)
         return asyncio.run(serve(args))
-    except OSError as problem:
+    except (OSError, StateInUseError, ForeignStateError) as problem:
         print(f"gpucloudsim: {problem}", file=sys.stderr)
         return 5

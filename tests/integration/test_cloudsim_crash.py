@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cloudsim_fixtures import Simulator, SshUser
 
 pytest_plugins = ["cloudsim_fixtures"]
@@ -74,3 +77,23 @@ def test_a_clean_end_exits_with_zero_and_leaves_jobs_running(
     assert sim.alive(pid)
     sim.start()
     assert sim.wait(instance, "running", ssh=True)["boots"] == 1
+
+
+def test_a_second_simulator_on_the_same_state_is_refused(own_simulator: Simulator) -> None:
+    command = [sys.executable, "-m", "gpucloudsim", "--state", str(own_simulator.state)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 5
+    assert "another simulator runs on" in done.stderr
+
+
+def test_a_foreign_state_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "cloud.json").write_text('{"not": "ours"}')
+    done = subprocess.run(
+        [sys.executable, "-m", "gpucloudsim", "--state", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 5
+    assert "cloud.json" in done.stderr
+    assert (tmp_path / "cloud.json").read_text() == '{"not": "ours"}'

@@ -161,6 +161,12 @@ def test_the_list_is_paged_at_25_filtered_by_label_and_the_old_one_is_gone(
     )
     status, old = simulator.call("GET", "/api/v0/instances/?owner=me")
     assert (status, old["error"]) == (410, "deprecated_endpoint")
+    gone, shown = made[3], {row["id"] for row in first["instances"]}
+    simulator.call("DELETE", f"/api/v0/instances/{gone}/")
+    again = simulator.call("GET", f"/api/v1/instances/{query(after_token=first['next_token'])}")[1][
+        "instances"
+    ]
+    assert {row["id"] for row in again} == set(made) - shown
     assert simulator.call("DELETE", "/api/v0/instances/", {"instance_ids": made})[0] == 200
     assert simulator.rows() == []
 

@@ -42,22 +42,36 @@ class Access:
     """Authentications still to fail before the keys have reached the box."""
 
 
-def bind(port: int | None) -> socket.socket:
-    """A bound socket that does not listen yet: connections to it are refused.
+def _bound(port: int, reuse: bool) -> socket.socket | None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
+    try:
+        sock.bind(("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        return None
+    # Two sockets that both allow reuse may share a port until one listens. Ours is reserved, so not this one.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return sock
 
-    Takes another port when the wanted one is in use. Raises OSError when none is free.
+
+def reusable(sock: socket.socket) -> socket.socket:
+    """To be called just before listening: connections made from now on will not block the port later."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return sock
+
+
+def bind(port: int | None) -> socket.socket:
+    """A bound socket that does not listen yet: connections to it are refused, nobody else can take the port.
+
+    A port held before is taken again even while old connections to it linger; when somebody else has it,
+    another one is taken. Raises OSError when none is free.
     """
-    candidates = [port] if port else []
-    candidates += [random.randrange(*PORT_RANGE) for _ in range(200)]
-    for candidate in candidates:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", candidate))
-        except OSError:
-            sock.close()
-            continue
+    if port and (sock := _bound(port, False) or _bound(port, True)):
         return sock
+    for _ in range(1000):
+        if sock := _bound(random.randrange(*PORT_RANGE), False):
+            return sock
     raise OSError("no free port for an SSH server")
 
 
@@ -165,7 +179,7 @@ class SshHost:
         for sock in sockets:
             self._acceptors.append(
                 await asyncssh.listen(
-                    sock=sock,
+                    sock=reusable(sock),
                     server_factory=lambda: _Server(self),
                     server_host_keys=[str(host_key)],
                     server_version=VERSION,
@@ -190,7 +204,7 @@ class SshHost:
             writer.close()
 
         for sock in sockets:
-            self._silent.append(await asyncio.start_server(hold, sock=sock))
+            self._silent.append(await asyncio.start_server(hold, sock=reusable(sock)))
 
     async def close(self) -> None:
         """Cut all connections and stop listening."""

@@ -11,7 +11,7 @@ from gpucloudsim.engine import lifecycle
 from gpucloudsim.engine.market import SECOND
 from gpucloudsim.engine.model import Instance, SshKey
 from gpucloudsim.faces.http import answer, body_of, query_value
-from gpucloudsim.faces.vast.answers import error, page_offset, page_token
+from gpucloudsim.faces.vast.answers import error, page_position, page_token
 from gpucloudsim.faces.vast.desk import Desk
 from gpucloudsim.faces.vast.rows import Row, dollars
 
@@ -139,7 +139,7 @@ class AccountRoutes:
         try:
             limit = max(1, min(int(query_value(request, "limit") or 100), 500))
             token = request.query.get("after_token")
-            offset = page_offset(token) if token else 0
+            offset = page_position(token)[0] if token else 0
         except (TypeError, ValueError) as problem:
             return error("invalid_token", str(problem), 400)
         rows = [_charge(i, self.cloud.now()) for i in self.cloud.world.instances.values()]

@@ -67,15 +67,14 @@ def refusal(refused: Refused, offer_id: int = 0) -> web.Response:
             return error("invalid_args", f"error 400/3467: {refused}", 400)
 
 
-def page_token(offset: int) -> str:
-    """The opaque token of the page that starts here."""
-    return base64.urlsafe_b64encode(f"after:{offset}".encode()).decode()
+def page_token(offset: int, last: int = 0) -> str:
+    """The opaque token of the page that starts at this row, behind the row with id `last`."""
+    return base64.urlsafe_b64encode(f"after:{offset}:{last}".encode()).decode()
 
 
-def page_offset(token: str) -> int:
-    """Raises ValueError for a token that is not ours."""
-    text = base64.urlsafe_b64decode(token.encode()).decode(errors="replace")
-    word, _, number = text.partition(":")
-    if word != "after" or not number.isdigit():
+def page_position(token: str) -> tuple[int, int]:
+    """(offset, id of the last row shown). Raises ValueError for a token that is not ours."""
+    parts = base64.urlsafe_b64decode(token.encode()).decode(errors="replace").split(":")
+    if len(parts) != 3 or parts[0] != "after":
         raise ValueError("invalid after_token")
-    return int(number)
+    return int(parts[1]), int(parts[2])

@@ -41,17 +41,22 @@ class Desk:
                 error("no_such_instance", f"error 404/3000: instance {number} not found", 404)
             ) from None
 
-    def row(self, instance: Instance) -> Row:
-        """One instance with all fields, spoiled by the switches that are on."""
+    def rows(self, instances: list[Instance]) -> list[Row]:
+        """Instances with all fields, spoiled by the switches that are on."""
         cloud = self.cloud
         now = cloud.now()
-        box = cloud.fleet.boxes.get(instance.id)
-        machine = lifecycle.the_market(cloud.world).machines[instance.machine_index]
-        row = instance_row(
-            instance, machine, now, box.ports if box else None, cloud.fleet.gpus.get(instance.id),
-            cloud.fleet.disk_used.get(instance.id), dollars(lifecycle.credit(cloud.world)),
-        )  # fmt: skip
-        return self._spoil(row)
+        machines = lifecycle.the_market(cloud.world).machines
+        credit = dollars(lifecycle.credit(cloud.world))
+        fleet = cloud.fleet
+        rows = []
+        for instance in instances:
+            box = fleet.boxes.get(instance.id)
+            row = instance_row(
+                instance, machines[instance.machine_index], now, box.ports if box else None,
+                fleet.gpus.get(instance.id), fleet.disk_used.get(instance.id), credit,
+            )  # fmt: skip
+            rows.append(self._spoil(row))
+        return rows
 
     def _spoil(self, row: Row) -> Row:
         take = self.cloud.faults.take

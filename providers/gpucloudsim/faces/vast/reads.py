@@ -5,9 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from gpucloudsim.faces.http import answer, query_value
-from gpucloudsim.faces.vast.answers import error, page_offset, page_token
+from gpucloudsim.faces.vast.answers import error, page_position, page_token
 from gpucloudsim.faces.vast.desk import Desk
-from gpucloudsim.faces.vast.query import BadQuery, conditions, ordered, row_matches
+from gpucloudsim.faces.vast.query import BadQuery, Row, conditions, ordered, row_matches
 
 PAGE = 25
 STORED_COLUMNS = frozenset(
@@ -32,7 +32,7 @@ class ReadRoutes:
         order = query_value(request, "order_by") or [{"col": "id", "dir": "asc"}]
         limit = query_value(request, "limit")
         token = request.query.get("after_token")
-        if take("list_page_error") is not None and token:
+        if token and take("list_page_error") is not None:
             return error("internal_error", "internal server error", 500)
         if not isinstance(filters, dict) or not isinstance(order, list):
             return error("invalid_request", "select_filters must be an object, order_by a list", 400)
@@ -42,7 +42,7 @@ class ReadRoutes:
         try:
             found = conditions(filters)
             count = min(int(PAGE if limit is None else limit), PAGE)
-            offset = page_offset(token) if token else 0
+            after = page_position(token) if token else None
             keys = [(str(item["col"]), str(item.get("dir", "asc"))) for item in order]
         except (BadQuery, ValueError, TypeError, KeyError) as problem:
             return error(
@@ -50,12 +50,15 @@ class ReadRoutes:
                 str(problem),
                 400,
             )
-        everything = [self.desk.row(instance) for instance in self.desk.visible()]
+        everything = self.desk.rows(self.desk.visible())
         rows = ordered([row for row in everything if row_matches(row, found)], keys)
         if take("list_empty") is not None:
             rows = everything = []
+        offset = 0 if after is None else _start(rows, keys, after)
         part = rows[offset : offset + count]
-        following = page_token(offset + count) if offset + count < len(rows) else None
+        following = (
+            page_token(offset + count, part[-1]["id"]) if part and offset + count < len(rows) else None
+        )
         if following and take("list_short") is not None:
             following = None
         labels: dict[str, int] = {}
@@ -80,7 +83,7 @@ class ReadRoutes:
 
     async def filters(self, request: web.Request) -> web.Response:
         """Distinct values that can be filtered."""
-        rows = [self.desk.row(instance) for instance in self.desk.visible()]
+        rows = self.desk.rows(self.desk.visible())
         names = ("actual_status", "gpu_name", "verification", "label")
         return answer({"success": True, "filters": [{name: row[name] for name in names} for row in rows]})
 
@@ -89,7 +92,7 @@ class ReadRoutes:
         shown = self.desk.visible(int(request.match_info["id"]))
         if not shown or self.cloud.faults.take("show_null") is not None:
             return answer({"instances": None})
-        row = self.desk.row(shown[0])
+        row = self.desk.rows(shown)[0]
         row.pop("volume_info", None)
         return answer({"instances": row})
 
@@ -97,3 +100,15 @@ class ReadRoutes:
 def retired(old: str, new: str) -> web.Response:
     """What an endpoint answers after its end."""
     return error("deprecated_endpoint", f"{old} is deprecated. Use {new} instead.", 410)
+
+
+def _start(rows: list[Row], order: list[tuple[str, str]], after: tuple[int, int]) -> int:
+    """Where the next page begins: behind the last row that was shown, though rows came and went meanwhile."""
+    offset, last = after
+    for index, row in enumerate(rows):
+        if row["id"] == last:
+            return index + 1
+    if order and order[0][0] == "id":
+        down = order[0][1].lower() == "desc"
+        return sum(row["id"] > last if down else row["id"] < last for row in rows)
+    return offset
