@@ -159,7 +159,7 @@ def test_a_run_on_bpe_shards_resumes_exactly_in_the_second_epoch(
 ) -> None:
     tokenizer = train_bpe(text, tmp_path / "tokenizer.json")
     arguments = ["--out", str(tmp_path / "shards"), "--tokenizer", str(tokenizer), "--separator", "\n\n"]
-    assert main(["shard", str(text), *arguments, "--val-ratio", "0.2"]) == 0
+    assert main(["shard", str(text), *arguments, "--val-ratio", "0.4"]) == 0
     values = {"data.path": (str(tmp_path / "shards"),), "train.epochs": 3, "train.steps": 0}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_training(tiny(values), whole, "auto")

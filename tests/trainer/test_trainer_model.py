@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.nn.functional import rms_norm as rms_norm_plain
 from trainer_runs import losses
 
 from gputrain import fp8
 from gputrain.config import Config, ModelConfig
 from gputrain.errors import ConfigError
+from gputrain.kernels import attend, rms_norm, rotate
 from gputrain.loop import run_training
 from gputrain.loss import chunked_cross_entropy
-from gputrain.model import GPT
+from gputrain.model import GPT, rope_table
 
 SMALL = ModelConfig(layers=2, width=32, heads=4, context=24, vocab=50)
 
@@ -60,8 +62,6 @@ def test_every_parameter_gets_a_gradient(options: dict[str, object]) -> None:
 
 def test_positions_are_relative() -> None:
     """RoPE: attention scores depend on distances, so a repeated text repeats its hidden states."""
-    from gputrain.model import rope_table, rotate
-
     cos, sin = (table.double() for table in rope_table(64, 8, 10_000.0))
     q, k = torch.randn(2, 8, dtype=torch.float64)
     scores = (rotate(q.expand(1, 1, 64, 8), cos, sin) @ rotate(k.expand(1, 1, 64, 8), cos, sin).mT)[0, 0]
@@ -106,6 +106,29 @@ def test_chunked_cross_entropy_equals_the_plain_one(chunk: int, monkeypatch: pyt
     assert ours.item() == pytest.approx(plain.item(), rel=1e-6)
     for mine, theirs in zip(torch.autograd.grad(ours, (hidden, weight)), expected, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_our_norm_and_rotation_have_the_right_gradients() -> None:
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
+    gain = torch.randn(8, dtype=torch.float64, requires_grad=True)
+    plain = rms_norm_plain(x, (8,), gain, 1e-5)
+    assert torch.allclose(rms_norm(x, gain, 1e-5), plain, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda a, b: rms_norm(a, b, 1e-5), (x, gain))
+    cos, sin = torch.randn(2, 5, 4, dtype=torch.float64)
+    left, right = x.chunk(2, dim=-1)
+    expected = torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+    assert torch.allclose(rotate(x, cos, sin), expected, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda a: rotate(a, cos, sin), (x,))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_short_attention_in_bfloat16_equals_the_fused_one(kv_heads: int) -> None:
+    q = torch.randn(2, 4, 48, 16)
+    k, v = torch.randn(2, 2, kv_heads, 48, 16)
+    fused = attend(q, k, v, 0.0)
+    short = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), 0.0)
+    assert torch.allclose(short.float(), fused, atol=0.03)
+    assert (short.float() - fused).abs().mean() < 0.003
 
 
 def test_recomputed_activations_change_nothing(tmp_path: Path, tiny: Callable[..., Config]) -> None:

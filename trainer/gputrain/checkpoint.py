@@ -153,8 +153,10 @@ class Saver:
             self.wait()
         return self._thread is not None
 
-    def ready(self) -> bool:
-        """Whether a save may start now; counts it as postponed if one is in flight."""
+    def ready(self, *, wait: bool) -> bool:
+        """Whether a save may start now. If one is in flight, wait for it or count a postponement."""
+        if self.busy and wait:
+            self.wait()
         if self.busy:
             self.postponed += 1
             return False

@@ -56,6 +56,16 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--show-config", action="store_true", help="print every setting and its origin")
     train.set_defaults(run=_train)
 
+    plan = commands.add_parser("plan", help="what a profile needs and costs on a GPU")
+    plan.add_argument("profile", help=f"one of {', '.join(config.profile_names())}")
+    plan.add_argument("--gpu", default="H100", help="card (default H100)")
+    plan.add_argument("--gpus", type=int, default=1, help="how many")
+    plan.add_argument("--hours", type=float, default=10.0, help="how long (default 10)")
+    plan.add_argument("--price", type=float, help="USD per hour for all cards together")
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting")
+    plan.add_argument("--json", action="store_true", help="for programs")
+    plan.set_defaults(run=_plan)
+
     shard = commands.add_parser("shard", help="turn text into token shards")
     shard.add_argument("text", nargs="+", type=Path, help="UTF-8 text files")
     shard.add_argument("--out", type=Path, required=True, help="directory of the shards")
@@ -93,6 +103,21 @@ def _train(args: argparse.Namespace) -> int:
     from gputrain.loop import run_training
 
     return int(run_training(resolved, args.out, args.resume))
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from gputrain.hardware import find_gpu
+    from gputrain.plan import as_json, forecast, render
+
+    layers = [config.profile_layer(args.profile), config.set_layer(args.set)]
+    resolved, _ = config.from_layers(layers)
+    if not resolved.model.vocab:
+        # Bytes, unless the profile says otherwise.
+        resolved, _ = config.from_layers([*layers, config.Layer("plan", {"model.vocab": 256})])
+    gpu = find_gpu(args.gpu)
+    found = forecast(resolved, gpu, args.gpus, args.hours, args.price)
+    print(as_json(found) if args.json else render(resolved, gpu, args.gpus, args.hours, found))
+    return 0 if found.fits else 1
 
 
 def _shard(args: argparse.Namespace) -> int:

@@ -23,12 +23,21 @@ class SaveClock:
     """The daemon asked for a checkpoint."""
 
 
-def due(config: CheckpointConfig, clock: SaveClock) -> str | None:
-    """The kind of checkpoint that is due after this step, or None."""
+@dataclass(frozen=True)
+class Due:
+    """A checkpoint that should be made now."""
+
+    kind: str
+    exact: bool
+    """Asked for at this very step: wait for a save in flight rather than postpone."""
+
+
+def due(config: CheckpointConfig, clock: SaveClock) -> Due | None:
+    """The checkpoint that is due after this step, or None."""
     if clock.step == clock.last_saved_step:
         return None
+    exact = config.every_steps > 0 and clock.step % config.every_steps == 0
     if clock.trained_s - clock.last_milestone_s >= config.milestone_seconds > 0:
-        return "milestone"
+        return Due("milestone", exact)
     timed = config.every_seconds > 0 and clock.since_last_s >= config.every_seconds
-    stepped = config.every_steps > 0 and clock.step % config.every_steps == 0
-    return "regular" if timed or stepped or clock.requested else None
+    return Due("regular", exact) if timed or exact or clock.requested else None

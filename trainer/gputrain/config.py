@@ -122,7 +122,9 @@ class CheckpointConfig:
     """When to save and what to keep."""
 
     every_seconds: float = 300.0
+    """Wall time between saves; one that falls due while another is being written is postponed."""
     every_steps: int = 0
+    """Save after exactly these steps too, waiting for a save that is being written."""
     milestone_seconds: float = 3600.0
     """Accumulated training time between milestones; it goes on counting after a restart."""
     keep_last: int = 12
@@ -140,6 +142,8 @@ class SystemConfig:
     device: str = "auto"
     dtype: str = "auto"
     """Activations: float32 or bfloat16; auto takes bfloat16 where the hardware multiplies it."""
+    parallel: str = "ddp"
+    """With several processes: ddp (a whole model on each) or fsdp (parameters and states sharded)."""
     compile: str = "auto"
     """torch.compile: auto is on for CUDA and off elsewhere."""
     recompute: bool = False
@@ -221,6 +225,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
         "optim.name": ("adamw", "muon"),
         "optim.schedule": ("cosine", "wsd", "constant"),
         "system.device": ("auto", "cpu", "cuda"),
+        "system.parallel": ("ddp", "fsdp"),
         "system.compile": ("auto", "on", "off"),
         "system.dtype": ("auto", "float32", "bfloat16"),
     }

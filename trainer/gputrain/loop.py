@@ -419,9 +419,9 @@ class Trainer:
             last_milestone_s=self.progress.last_milestone_s,
             requested=requested,
         )
-        kind = due(self.config.checkpoint, clock)
-        if kind is not None and self.saver.ready():
-            self._save(kind)
+        wanted = due(self.config.checkpoint, clock)
+        if wanted is not None and self.saver.ready(wait=wanted.exact):
+            self._save(wanted.kind)
             if requested:
                 self.run.acknowledge(Control.CHECKPOINT, step=self.progress.step)
 

@@ -16,20 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gputrain.config import ModelConfig
+from gputrain.estimate import ffn_width, padded_vocab
+from gputrain.kernels import attend, rms_norm, rotate
 from gputrain.loss import chunked_cross_entropy
-
-
-def ffn_width(config: ModelConfig) -> int:
-    """Hidden units of the MLP."""
-    if config.ffn:
-        return config.ffn
-    exact = config.width * 8 / 3 if config.mlp == "swiglu" else config.width * 4
-    return math.ceil(exact / 64) * 64
-
-
-def padded_vocab(config: ModelConfig) -> int:
-    """Rows of the embedding: the vocabulary padded to a multiple of 64 for fast matrix products."""
-    return math.ceil(config.vocab / 64) * 64
 
 
 class Linear(nn.Linear):
@@ -51,7 +40,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def rope_table(context: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
@@ -59,13 +48,6 @@ def rope_table(context: int, head_dim: int, base: float) -> tuple[Tensor, Tensor
     frequency = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angle = torch.arange(context, dtype=torch.float64)[:, None] * frequency
     return angle.cos().float(), angle.sin().float()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply rotary positions to x of shape (batch, heads, tokens, head_dim)."""
-    left, right = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
 
 
 class Attention(nn.Module):
@@ -92,14 +74,7 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            is_causal=True,
-            dropout_p=self.dropout if self.training else 0.0,
-            enable_gqa=self.kv_heads != self.heads,
-        )
+        y = attend(q, k, v, self.dropout if self.training else 0.0)
         out: Tensor = self.o(y.transpose(1, 2).reshape(batch, tokens, width))
         return out
 
