@@ -18,6 +18,8 @@ name, command or secret is ever part of a command line.
 File names travel as JSON strings with undecodable bytes as lone surrogates (PEP 383).
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import hashlib
@@ -33,6 +35,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any, TextIO
 
 VERSION = 1
 CHUNK = 1 << 20
@@ -40,19 +43,19 @@ FRAME = struct.Struct("!I")
 GPU_FIELDS = "index,name,utilization.gpu,memory.used,memory.total,power.draw,temperature.gpu"
 
 
-def emit(value):
+def emit(value: object) -> None:
     """One JSON line on stdout, flushed."""
     sys.stdout.buffer.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
-def order():
+def order() -> Any:
     """The JSON line on stdin that says what to do."""
     line = sys.stdin.buffer.readline(1 << 24)
     return json.loads(line) if line.strip() else {}
 
 
-def write_atomically(path, text):
+def write_atomically(path: str, text: str) -> None:
     """Replace a small file so that a reader sees the old or the new one, never a part."""
     temporary = "%s.%d.tmp" % (path, os.getpid())
     with open(temporary, "w") as file:
@@ -62,7 +65,7 @@ def write_atomically(path, text):
     os.replace(temporary, path)
 
 
-def read_text(path, limit=65536):
+def read_text(path: str, limit: int = 65536) -> str:
     """The file's first bytes as text, empty when there is none."""
     try:
         with open(path, "rb") as file:
@@ -74,7 +77,7 @@ def read_text(path, limit=65536):
 # --- facts ---------------------------------------------------------------------------------------
 
 
-def environment():
+def environment() -> dict[str, str]:
     """This process's environment over the container's (an ssh session of a plain image has not got it)."""
     merged = {}
     for pair in read_text("/proc/1/environ", 1 << 20).split("\0"):
@@ -85,7 +88,7 @@ def environment():
     return merged
 
 
-def workspace(env):
+def workspace(env: dict[str, str]) -> str:
     """Where the provider wants work to lie; the home folder when it says nothing usable."""
     for candidate in (env.get("WORKSPACE"), env.get("DATA_DIRECTORY"), "/workspace"):
         if (
@@ -98,7 +101,7 @@ def workspace(env):
     return os.path.realpath(os.path.expanduser("~"))
 
 
-def boot_id():
+def boot_id() -> str:
     """Changes whenever the machine or its container restarts, and only then.
 
     The kernel's boot id names the host; a container restart changes the start time of its
@@ -111,7 +114,7 @@ def boot_id():
     return hashlib.sha256("|".join(marks).encode()).hexdigest()[:32]
 
 
-def run_quietly(argv, seconds):
+def run_quietly(argv: list[str], seconds: float) -> str | None:
     """Output of a command, None when it is missing, fails or takes too long."""
     try:
         done = subprocess.run(
@@ -122,7 +125,7 @@ def run_quietly(argv, seconds):
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
 
 
-def probe():
+def probe() -> None:
     """What this box is."""
     env = environment()
     place = workspace(env)
@@ -148,20 +151,20 @@ def probe():
 # --- stages: the supervised processes ------------------------------------------------------------
 
 
-def state_of(folder):
+def state_of(folder: str) -> dict[str, Any]:
     """A stage's state: what its supervisor wrote, and whether that supervisor lives."""
     try:
         with open(os.path.join(folder, "state.json")) as file:
-            state = json.load(file)
+            state: dict[str, Any] = json.load(file)
     except (OSError, ValueError):
         state = {"phase": "none"}
-    state["supervised"] = not lock(folder, probe_only=True)
+    state["supervised"] = lock(folder, probe_only=True) is None
     if state["phase"] in ("starting", "running") and not state["supervised"] and not alive(state):
         state["phase"] = "vanished"
     return state
 
 
-def alive(state):
+def alive(state: dict[str, Any]) -> bool:
     """Whether the stage's own process still runs although nobody supervises it; its exit code is lost then."""
     pid = state.get("pid")
     if not isinstance(pid, int) or state.get("boot_id") != boot_id():
@@ -173,8 +176,8 @@ def alive(state):
     return True
 
 
-def lock(folder, probe_only=False):
-    """Take the stage's lock; the kernel frees it when the supervisor dies. False when someone holds it."""
+def lock(folder: str, probe_only: bool = False) -> TextIO | None:
+    """Take the stage's lock; the kernel frees it when the supervisor dies. None when someone holds it."""
     os.makedirs(folder, exist_ok=True)
     handle = open(os.path.join(folder, "lock"), "a")
     try:
@@ -182,15 +185,14 @@ def lock(folder, probe_only=False):
     except OSError as error:
         handle.close()
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
+            return None
         raise
     if probe_only:
         handle.close()
-        return True
     return handle
 
 
-def start():
+def start() -> None:
     """Start a stage once. A stage that runs or has ended is reported, not started again.
 
     order: folder, work (its working directory), log, command, env, again (restart one that vanished).
@@ -218,16 +220,16 @@ def start():
     emit(state_of(folder))
 
 
-def state():
+def state() -> None:
     """Report a stage. order: folder."""
     emit(state_of(order()["folder"]))
 
 
-def supervise(task, done):
+def supervise(task: dict[str, Any], done: int) -> None:
     """In the detached process: run the command, write down what becomes of it. Secrets live only in `env`."""
     folder = task["folder"]
     held = lock(folder)
-    if held is False:
+    if held is None:
         return
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(task["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -235,7 +237,7 @@ def supervise(task, done):
         os.dup2(null if number == 0 else log, number)
     env = environment()
     env.update(task.get("env") or {})
-    progress = {
+    progress: dict[str, Any] = {
         "phase": "starting",
         "boot_id": boot_id(),
         "started": time.time(),
@@ -264,7 +266,7 @@ def supervise(task, done):
     write_atomically(path, json.dumps(progress))
 
 
-def stop():
+def stop() -> None:
     """End a stage: SIGTERM to its process group, SIGKILL after `grace` seconds."""
     task = order()
     folder = task["folder"]
@@ -289,7 +291,7 @@ def stop():
 # --- files ---------------------------------------------------------------------------------------
 
 
-def open_for_writing():
+def open_for_writing() -> set[tuple[int, int]]:
     """(device, inode) of every file that some process has open for writing, as far as we may look."""
     found = set()
     for pid in os.listdir("/proc") if os.path.isdir("/proc/self/fdinfo") else ():
@@ -314,18 +316,20 @@ def open_for_writing():
     return found
 
 
-def inventory(task):
+def inventory(task: dict[str, Any]) -> tuple[list[list[Any]], list[str]]:
     """Promised files below `root`: rows of (path, size, mtime, ctime, inode, writer, link) and problems."""
     root = task["root"]
     patterns = [re.compile(p, re.DOTALL) for p in task["patterns"]]
     limit = int(task.get("limit", 1000000))
     writers = open_for_writing() if task.get("writers", True) else set()
-    rows, problems, seen = [], [], set()
+    rows: list[list[Any]] = []
+    problems: list[str] = []
+    seen: set[str] = set()
 
-    def wanted(path):
+    def wanted(path: str) -> bool:
         return any(p.fullmatch(path) for p in patterns)
 
-    def visit(folder):
+    def visit(folder: str) -> None:
         try:
             entries = sorted(os.scandir(os.path.join(root, folder)), key=lambda e: e.name)
         except FileNotFoundError:
@@ -342,7 +346,7 @@ def inventory(task):
                 continue
             look(path)
 
-    def look(path):
+    def look(path: str) -> None:
         if len(rows) >= limit:
             return
         full = os.path.join(root, path)
@@ -376,7 +380,7 @@ def inventory(task):
     return rows, problems
 
 
-def list_files():
+def list_files() -> None:
     """One line per promised file, then one line that says the list is complete."""
     task = order()
     rows, problems = inventory(task)
@@ -389,37 +393,37 @@ def list_files():
 class Hasher:
     """SHA-256 in a thread of its own, so that hashing and sending overlap."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.digest = hashlib.sha256()
-        self.queue = queue.Queue(8)
+        self.queue: queue.Queue[bytes | None] = queue.Queue(8)
         self.thread = threading.Thread(target=self.work, daemon=True)
         self.thread.start()
 
-    def work(self):
+    def work(self) -> None:
         while True:
             chunk = self.queue.get()
             if chunk is None:
                 return
             self.digest.update(chunk)
 
-    def finish(self):
+    def finish(self) -> str:
         self.queue.put(None)
         self.thread.join()
         return self.digest.hexdigest()
 
 
-def identity(info):
+def identity(info: os.stat_result) -> list[int]:
     return [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
 
 
-def send():
+def send() -> None:
     """For each line {"i", "path", "offset"}: a header line, content frames, an empty frame, a trailer line.
 
     The hash covers the whole file, also the part before `offset` that is not sent. Small
     files cost no extra round trip: requests are read ahead by the pipe.
     """
     out = sys.stdout.buffer
-    root = None
+    root = ""
     for line in sys.stdin.buffer:
         task = json.loads(line)
         if "root" in task:
@@ -441,7 +445,8 @@ def send():
             offset = offset if 0 <= offset <= size and task.get("id") == identity(info) else 0
             out.write(json.dumps({"i": number, "id": identity(info), "offset": offset}).encode() + b"\n")
             small = size <= CHUNK
-            digest = hashlib.sha256() if small else Hasher()
+            digest = hashlib.sha256()
+            hasher = None if small else Hasher()
             position = 0
             failed = None
             while position < size:
@@ -452,10 +457,10 @@ def send():
                     break
                 if not chunk:
                     break
-                if small:
+                if hasher is None:
                     digest.update(chunk)
                 else:
-                    digest.queue.put(chunk)
+                    hasher.queue.put(chunk)
                 if position + len(chunk) > offset:
                     part = chunk[max(0, offset - position) :]
                     out.write(FRAME.pack(len(part)))
@@ -463,10 +468,10 @@ def send():
                 position += len(chunk)
             out.write(FRAME.pack(0))
             after = os.fstat(handle)
-            trailer = {
+            trailer: dict[str, Any] = {
                 "i": number,
                 "id": identity(after),
-                "sha256": digest.hexdigest() if small else digest.finish(),
+                "sha256": digest.hexdigest() if hasher is None else hasher.finish(),
             }
             if failed or position != size:
                 trailer["error"] = failed or "the file shrank"
@@ -478,7 +483,7 @@ def send():
     out.flush()
 
 
-def receive():
+def receive() -> None:
     """Write uploaded files below `root`: header line {"path","size","mode","sha256"} and the bytes, repeated.
 
     Ends with an empty line. Nothing is written outside `root`.
@@ -515,11 +520,11 @@ def receive():
 # --- reporting -----------------------------------------------------------------------------------
 
 
-def leave_with_stdin():
+def leave_with_stdin() -> None:
     """End this process when the daemon's side of the connection closes."""
 
-    def wait():
-        while sys.stdin.buffer.read1(4096):
+    def wait() -> None:
+        while os.read(0, 4096):
             pass
         os._exit(0)
 
@@ -529,13 +534,13 @@ def leave_with_stdin():
 class Gpus:
     """The newest reading of one long-lived nvidia-smi, restarted now and then when it dies."""
 
-    def __init__(self, interval):
+    def __init__(self, interval: float) -> None:
         self.interval = max(1, int(interval))
-        self.rows = None
+        self.rows: list[list[str]] | None = None
         self.at = 0.0
         threading.Thread(target=self.work, daemon=True).start()
 
-    def work(self):
+    def work(self) -> None:
         argv = [
             "nvidia-smi",
             "--query-gpu=" + GPU_FIELDS,
@@ -551,8 +556,8 @@ class Gpus:
             except OSError:
                 time.sleep(60)
                 continue
-            batch = []
-            for line in smi.stdout:
+            batch: list[list[str]] = []
+            for line in smi.stdout or ():
                 row = [cell.strip() for cell in line[:500].decode("utf-8", "replace").split(",")]
                 if len(row) != 7:
                     continue
@@ -563,19 +568,19 @@ class Gpus:
             smi.wait()
             time.sleep(10)
 
-    def now(self):
+    def now(self) -> list[list[str]] | None:
         fresh = self.rows is not None and time.monotonic() - self.at < 5 * self.interval + 5
         return self.rows if fresh else None
 
 
-def cpu_times():
+def cpu_times() -> tuple[int, int]:
     """(busy, total) jiffies of the machine."""
     fields = read_text("/proc/stat", 400).splitlines()[:1]
     numbers = [int(n) for n in fields[0].split()[1:9]] if fields and fields[0].startswith("cpu ") else []
     return (sum(numbers) - numbers[3] - numbers[4], sum(numbers)) if len(numbers) == 8 else (0, 0)
 
 
-def memory():
+def memory() -> list[int] | None:
     """[used, total] bytes, None when unknown."""
     table = dict(re.findall(r"^(\w+):\s+(\d+) kB", read_text("/proc/meminfo"), re.M))
     if "MemTotal" not in table or "MemAvailable" not in table:
@@ -584,7 +589,7 @@ def memory():
     return [total - int(table["MemAvailable"]) * 1024, total]
 
 
-def last_metrics(path):
+def last_metrics(path: str) -> dict[str, Any] | None:
     """The newest whole line of metrics.jsonl as it stands, None when there is none."""
     try:
         with open(path, "rb") as file:
@@ -604,14 +609,15 @@ def last_metrics(path):
     return None
 
 
-def watch():
+def watch() -> None:
     """Report until stdin closes. order: folder, log, interval, inventory (as for list), metrics, status."""
     task = order()
     leave_with_stdin()
     interval = float(task.get("interval", 2))
     gpus = Gpus(interval)
     before = cpu_times()
-    listed, due = None, 0.0
+    listed: list[list[Any]] | None = None
+    due = 0.0
     while True:
         lease = os.path.join(task["folder"], "lease")
         try:
@@ -625,7 +631,7 @@ def watch():
             task["inventory"]["root"] if os.path.isdir(task["inventory"]["root"]) else "/"
         )
         state = state_of(task["folder"])
-        sample = {
+        sample: dict[str, Any] = {
             "at": time.time(),
             "boot_id": boot_id(),
             "job": {key: state.get(key) for key in ("phase", "pid", "exit_code", "started", "ended")},
@@ -653,7 +659,7 @@ def watch():
         time.sleep(interval)
 
 
-def tail():
+def tail() -> None:
     """The log's bytes from `offset`, followed until the stage has ended and all is sent."""
     task = order()
     leave_with_stdin()
