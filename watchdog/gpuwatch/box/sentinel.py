@@ -242,7 +242,10 @@ async def install(box: Box) -> Facts:
 
 
 def inventory_order(root: str, globs: Sequence[str]) -> dict[str, Any]:
-    """The `list` order for promised globs: where to start looking, and patterns as regular expressions."""
+    """The `list` order for promised globs: where to start looking, and patterns as regular expressions.
+
+    `hidden` are the folders that start with a dot and are promised by name; others are not walked.
+    """
     roots = []
     for glob in globs:
         fixed: list[str] = []
@@ -255,6 +258,7 @@ def inventory_order(root: str, globs: Sequence[str]) -> dict[str, Any]:
         "root": root,
         "roots": list(dict.fromkeys(roots)),
         "patterns": [glob_pattern(g).pattern for g in globs],
+        "hidden": sorted({part for g in globs for part in g.split("/") if part.startswith(".")}),
     }
 
 

@@ -153,15 +153,27 @@ def probe() -> None:
 
 def state_of(folder: str) -> dict[str, Any]:
     """A stage's state: what its supervisor wrote, and whether that supervisor lives."""
-    try:
-        with open(os.path.join(folder, "state.json")) as file:
-            state: dict[str, Any] = json.load(file)
-    except (OSError, ValueError):
-        state = {"phase": "none"}
+    state = recorded(folder)
     state["supervised"] = lock(folder, probe_only=True) is None
     if state["phase"] in ("starting", "running") and not state["supervised"] and not alive(state):
         state["phase"] = "vanished"
     return state
+
+
+def recorded(folder: str) -> dict[str, Any]:
+    """What the stage's supervisor wrote last; phase `none` when there is nothing."""
+    try:
+        with open(os.path.join(folder, "state.json")) as file:
+            state: dict[str, Any] = json.load(file)
+    except (OSError, ValueError):
+        return {"phase": "none"}
+    return state
+
+
+def may_start(state: dict[str, Any], again: bool) -> bool:
+    """Whether nothing of this stage ever ran, or only what has vanished and shall run again."""
+    unfinished = state["phase"] in ("starting", "running", "vanished")
+    return bool(state["phase"] == "none" or (again and unfinished and not alive(state)))
 
 
 def alive(state: dict[str, Any]) -> bool:
@@ -177,11 +189,14 @@ def alive(state: dict[str, Any]) -> bool:
 
 
 def lock(folder: str, probe_only: bool = False) -> TextIO | None:
-    """Take the stage's lock; the kernel frees it when the supervisor dies. None when someone holds it."""
+    """Take the stage's lock; the kernel frees it when the supervisor dies. None when someone holds it.
+
+    A probe asks for a shared lock, so that probes do not take each other for a supervisor.
+    """
     os.makedirs(folder, exist_ok=True)
     handle = open(os.path.join(folder, "lock"), "a")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if probe_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         handle.close()
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -200,8 +215,7 @@ def start() -> None:
     task = order()
     folder = task["folder"]
     state = state_of(folder)
-    fresh = state["phase"] == "none" or (task.get("again") and state["phase"] == "vanished")
-    if not fresh or state["supervised"]:
+    if state["supervised"] or not may_start(state, bool(task.get("again"))):
         emit(state)
         return
     os.makedirs(task["work"], exist_ok=True)
@@ -229,7 +243,13 @@ def supervise(task: dict[str, Any], done: int) -> None:
     """In the detached process: run the command, write down what becomes of it. Secrets live only in `env`."""
     folder = task["folder"]
     held = lock(folder)
-    if held is None:
+    for _ in range(20):
+        if held is not None:
+            break
+        time.sleep(0.05)  # a probe may hold it for an instant; a supervisor keeps it
+        held = lock(folder)
+    # another `start` may have been faster, and its stage may even have ended already
+    if held is None or not may_start(recorded(folder), bool(task.get("again"))):
         return
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(task["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -318,10 +338,13 @@ def open_for_writing() -> set[tuple[int, int]]:
 
 def inventory(task: dict[str, Any]) -> tuple[list[list[Any]], list[str]]:
     """Promised files below `root`: rows of (path, size, mtime, ctime, inode, writer, link) and problems."""
+    # two frames a level, and a path has at most 2,048 levels
+    sys.setrecursionlimit(10000)
     root = task["root"]
     patterns = [re.compile(p, re.DOTALL) for p in task["patterns"]]
     limit = int(task.get("limit", 1000000))
     writers = open_for_writing() if task.get("writers", True) else set()
+    hidden = set(task.get("hidden") or ())
     rows: list[list[Any]] = []
     problems: list[str] = []
     seen: set[str] = set()
@@ -342,7 +365,7 @@ def inventory(task: dict[str, Any]) -> tuple[list[list[Any]], list[str]]:
             if path in seen:
                 continue
             seen.add(path)
-            if entry.name.startswith(".") and not wanted(path):
+            if entry.name.startswith(".") and entry.name not in hidden and not wanted(path):
                 continue
             look(path)
 
@@ -431,7 +454,7 @@ def send() -> None:
             continue
         number, offset = task["i"], int(task.get("offset", 0))
         try:
-            handle = os.open(os.path.join(root, task["path"]), os.O_RDONLY | os.O_NOFOLLOW)
+            handle = os.open(os.path.join(root, task["path"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             emit({"i": number, "error": error.strerror or "cannot open", "gone": error.errno == errno.ENOENT})
             continue
@@ -496,9 +519,10 @@ def receive() -> None:
             break
         head = json.loads(line)
         path = os.path.normpath(os.path.join(root, head["path"]))
-        if not path.startswith(root + os.sep):
+        folder = os.path.realpath(os.path.dirname(path))
+        if not path.startswith(root + os.sep) or not (folder + os.sep).startswith(root + os.sep):
             raise SystemExit("a path outside the work folder")
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         temporary = path + ".gpuwatch-part"
         digest, left = hashlib.sha256(), int(head["size"])
         with open(temporary, "wb") as file:
