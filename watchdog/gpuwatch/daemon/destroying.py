@@ -88,7 +88,11 @@ async def confirm_gone(ctx: Context, run: Run, link: Link, live: Live) -> None:
         evidence = await fleet.await_absence(machine.instance_id, AFTER_DESTROY)
         if evidence is not None:
             live.say(None)
-            await ctx.ledger.append(run.id, e.Gone(evidence=evidence))
+            run = ctx.ledger.runs[run.id]
+            again = machine.dud is not None and run.end_requested_by is None
+            await ctx.ledger.append(
+                run.id, e.DudGone(evidence=evidence) if again else e.Gone(evidence=evidence)
+            )
             await asyncio.to_thread(ctx.hostkeys.forget, alias(machine))
             return
         live.say("the provider accepted the destroy and still lists the machine")

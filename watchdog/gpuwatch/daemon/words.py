@@ -78,6 +78,8 @@ def _describe(event: e.AnyEvent) -> str:
             return f"destroy not confirmed: {event.reason}"
         case e.Gone():
             return f"gone: {event.evidence}"
+        case e.DudGone():
+            return f"the bad machine is gone: {event.evidence}"
         case e.Lost():
             return f"lost: {event.evidence}"
         case e.GaveUp():

@@ -125,7 +125,7 @@ class Ledger:
                 )
             case e.CreateRefused():
                 extra.append(("UPDATE labels SET gone_at = ? WHERE label = ?", (at, event.label)))
-            case e.Gone() | e.Lost():
+            case e.Gone() | e.DudGone() | e.Lost():
                 last = machine or (run.past[-1] if run.past else None)
                 if last is not None:
                     extra.append(("UPDATE labels SET gone_at = ? WHERE label = ?", (at, last.label)))

@@ -203,6 +203,12 @@ class Gone(Event, frozen=True, kw_only=True, tag="gone"):
     evidence: str
 
 
+class DudGone(Event, frozen=True, kw_only=True, tag="dud-gone"):
+    """A machine that was no good is confirmed gone; the run goes on with the next offer."""
+
+    evidence: str
+
+
 class Lost(Event, frozen=True, kw_only=True, tag="lost"):
     """The provider took the machine. What was verified is safe; the rest is named in `evidence`."""
 
@@ -219,7 +225,7 @@ AnyEvent: TypeAlias = (
     Requested | OfferChosen | NoOffer | CreateSent | CreateRefused | CreateUnknown | Rented | Booted | Dud
     | BoxChecked | PrepareFailed | JobStarted | FilesVerified | JobEnded | CollectStarted | CollectBlocked
     | CollectFailed | ReceiptWritten | EndRequested | EndCancelled | Waived | DestroySent | DestroyAccepted
-    | DestroyFailed | Gone | Lost | GaveUp
+    | DestroyFailed | DudGone | Gone | Lost | GaveUp
 )  # fmt: skip
 """Every event, as a tagged union."""
 

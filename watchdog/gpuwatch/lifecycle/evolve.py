@@ -60,6 +60,7 @@ ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
     e.DestroyAccepted: _stay(S.DESTROYING),
     e.DestroyFailed: _stay(S.DESTROYING),
     e.Gone: _to(S.GONE, S.DESTROYING, S.REQUESTED, S.FAILED),
+    e.DudGone: _to(S.REQUESTED, S.DESTROYING),
     e.Lost: _to(S.LOST, *_LIVE),
     e.GaveUp: _to(S.FAILED, S.REQUESTED, S.RENTING, S.BOOTING, S.PREPARING, S.COLLECTING),
 }
@@ -86,8 +87,6 @@ def evolve(run: Run, event: e.AnyEvent, at: float) -> Run:
         raise Impossible(f"{e.kind_of(event)} cannot happen to run {run.id} while it is {run.state.value}")
     changed = _CHANGE.get(type(event), _nothing)(run, event, at)
     after = msgspec.structs.replace(run, **changed)
-    if "state" in changed:
-        state = after.state
     if state is not run.state:
         after = msgspec.structs.replace(after, state=state, since=at)
         if state in FINAL:
@@ -245,11 +244,14 @@ def _destroy_failed(run: Run, event: e.DestroyFailed, _at: float) -> Changes:
 def _gone(run: Run, _event: e.Gone, at: float) -> Changes:
     if run.machine is None:
         return {}
-    machine = msgspec.structs.replace(run.machine, gone_at=at)
-    if machine.dud is not None and run.end_requested_by is None:
-        # no job ever ran there: the same run takes the next offer
-        return {"machine": None, "past": (*run.past, machine), "state": S.REQUESTED}
-    return {"machine": machine}
+    return _with(run, gone_at=at)
+
+
+def _dud_gone(run: Run, _event: e.DudGone, at: float) -> Changes:
+    machine = msgspec.structs.replace(_machine(run), gone_at=at)
+    if machine.dud is None:
+        raise Impossible(f"the machine of run {run.id} is no dud")
+    return {"machine": None, "past": (*run.past, machine)}
 
 
 def _lost(run: Run, event: e.Lost, at: float) -> Changes:
@@ -284,6 +286,7 @@ _CHANGE: dict[type[e.Event], Callable[[Run, Any, float], Changes]] = {
     e.DestroySent: _destroy_sent,
     e.DestroyAccepted: _destroy_accepted,
     e.DestroyFailed: _destroy_failed,
+    e.DudGone: _dud_gone,
     e.Gone: _gone,
     e.Lost: _lost,
     e.GaveUp: _gave_up,
