@@ -99,8 +99,7 @@ class OffersScreen(Place):
         Binding(
             "v", "unverified", "Unverified", id="unverified", tooltip="Also hosts the vendor has not verified"
         ),
-        Binding("d", "destroy", "Destroy", show=False, id="destroy"),
-        Binding("w", "why", "Why", show=False, id="why"),
+        Binding("d,w,u", "no_run", show=False),
     ]
 
     def __init__(self) -> None:
@@ -189,6 +188,10 @@ class OffersScreen(Place):
     def action_launch(self) -> None:
         """Launch on the offer under the cursor."""
         self.launch(self.table.current)
+
+    def action_no_run(self) -> None:
+        """Keys of runs."""
+        self.notify("These are offers; runs are on 1.", severity="warning", timeout=4)
 
     def cursor_moved(self) -> None:
         """More of the offer under the cursor."""

@@ -1,0 +1,71 @@
+"""Pictures of the app for README and guide, from the scripted fleet: `python tests/ui/screenshots.py OUTDIR`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ui.conftest import Clock
+from ui.fake_daemon import FakeDaemon
+from ui.test_snapshots import custody, destroy, offers, run, runs
+
+SCENES = {
+    "runs": (runs, (120, 22)),
+    "run": (run, (140, 36)),
+    "custody": (custody, (120, 26)),
+    "destroy": (destroy, (100, 28)),
+    "offers": (offers, (120, 30)),
+}
+
+
+_LEADING = re.compile(r'x="([0-9.]+)" y="([0-9.]+)" textLength="([0-9.]+)"([^>]*)>((?:&#160;)+)(?=[^<&])')
+_CELL = 12.2
+"""Width of a character in Textual's SVG."""
+
+
+def indent(svg: str) -> str:
+    """Texts that begin with blanks begin further right instead: not every viewer keeps such blanks."""
+
+    def moved(match: re.Match[str]) -> str:
+        x, y, length, rest, blanks = match.groups()
+        by = _CELL * (len(blanks) // len("&#160;"))
+        return f'x="{float(x) + by:g}" y="{y}" textLength="{float(length) - by:g}"{rest}>'
+
+    return _LEADING.sub(moved, svg)
+
+
+async def draw(out: Path) -> None:
+    """One SVG per scene."""
+    from gputui.app import GpuTui
+
+    with tempfile.TemporaryDirectory(prefix="gputui-") as folder:
+        daemon = FakeDaemon(Path(folder) / "s")
+        await daemon.start()
+        for name, (scene, size) in SCENES.items():
+            app = GpuTui(daemon.path, clock=Clock(), heartbeat=3600)
+            async with app.run_test(size=size) as pilot:
+                await scene(pilot)
+                await pilot.pause()
+                (out / f"{name}.svg").write_text(
+                    indent(app.export_screenshot(title="gputui")), encoding="utf-8"
+                )
+            print(out / f"{name}.svg")
+        await daemon.stop()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("outdir", type=Path)
+    folder = parser.parse_args().outdir
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(TZ="UTC", TEXTUAL_ANIMATIONS="none")
+    time.tzset()
+    asyncio.run(draw(folder))
