@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -244,7 +245,7 @@ async def install(box: Box) -> Facts:
 def inventory_order(root: str, globs: Sequence[str]) -> dict[str, Any]:
     """The `list` order for promised globs: where to start looking, and patterns as regular expressions.
 
-    `hidden` are the folders that start with a dot and are promised by name; others are not walked.
+    `hidden`: folders that start with a dot are walked only when a glob names one.
     """
     roots = []
     for glob in globs:
@@ -258,7 +259,7 @@ def inventory_order(root: str, globs: Sequence[str]) -> dict[str, Any]:
         "root": root,
         "roots": list(dict.fromkeys(roots)),
         "patterns": [glob_pattern(g).pattern for g in globs],
-        "hidden": sorted({part for g in globs for part in g.split("/") if part.startswith(".")}),
+        "hidden": any(part.startswith(".") for g in globs for part in g.split("/")),
     }
 
 
@@ -320,6 +321,8 @@ def _files(rows: Sequence[object]) -> tuple[tuple[BoxFile, ...], tuple[str, ...]
         if not isinstance(row, list) or len(row) != 7 or not isinstance(row[0], str) or not row[0]:
             raise BoxFault("the listing has a row that is none")
         path, size, mtime, ctime, inode, writer, link = row
+        if not _is_name(path):
+            raise BoxFault("the listing has a name that no file can have")
         if path in files:
             raise BoxFault("the listing names a file twice")
         if link is not None:
@@ -337,6 +340,14 @@ def _files(rows: Sequence[object]) -> tuple[tuple[BoxFile, ...], tuple[str, ...]
         if target not in files and not any(f.startswith(target + "/") for f in files)
     )
     return tuple(files.values()), stray
+
+
+def _is_name(path: str) -> bool:
+    """Whether some file system could have told this name (undecodable bytes as PEP 383 surrogates)."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def parse_report(line: bytes) -> Report:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from gpuwatch.clean import clean
 from gpuwatch.custody.facts import BoxFile, Copy, Inventory
+from gpuwatch.lifecycle.run import EVERYTHING
 from gpuwatch.spec.model import RunSpec
 from gpuwatch.spec.units import format_size
 
@@ -41,29 +44,33 @@ class Assessment:
 
 @lru_cache(maxsize=512)
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """A glob over `/`-separated relative paths: `*` and `?` stay inside a part, `**` spans parts.
+    """A glob over `/`-separated relative paths, as every shell reads it, and never an error.
 
-    A pattern that names a folder matches everything below it.
+    `*`, `?` and `[a-z]` stay inside a part, `**` spans parts; none of them matches a dot at
+    the start of a part. What names a folder matches everything below it, dots included.
+    The box is given the same expression, so both sides mean the same files.
     """
+    while "**/**/" in glob:
+        glob = glob.replace("**/**/", "**/")
     out: list[str] = []
     i = 0
     while i < len(glob):
-        if glob.startswith("**/", i):
-            out.append("(?:[^/]+/)*")
+        at_start = i == 0 or glob[i - 1] == "/"
+        undotted = r"(?!\.)" if at_start else ""
+        if at_start and glob.startswith("**/", i):
+            out.append(r"(?:(?!\.)[^/]+/)*")
             i += 3
         elif glob.startswith("**", i):
-            out.append(".*")
+            out.append(undotted + r"(?:[^/]|/(?!\.))*")
             i += 2
         elif glob[i] == "*":
-            out.append("[^/]*")
+            out.append(undotted + "[^/]*")
             i += 1
         elif glob[i] == "?":
-            out.append("[^/]")
+            out.append(undotted + "[^/]")
             i += 1
-        elif glob[i] == "[" and (end := glob.find("]", i + 2)) > 0:
-            body = glob[i + 1 : end]
-            body = "^" + body[1:] if body[0] in "!^" else body
-            out.append("[" + body.replace("\\", "\\\\") + "]")
+        elif glob[i] == "[" and (end := glob.find("]", i + 3 if glob.startswith("[!", i) else i + 2)) > 0:
+            out.append(undotted + _character_class(glob[i + 1 : end]))
             i = end + 1
         else:
             out.append(re.escape(glob[i]))
@@ -71,15 +78,38 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
     return re.compile("".join(out) + "(?:/.*)?", re.DOTALL)
 
 
-def matches(path: str, glob: str) -> bool:
-    """Whether `path` is what `glob` promises. Parts that start with a dot are matched only by name.
+def _character_class(body: str) -> str:
+    """What stands between `[` and `]`, as a regular expression for one character that is no `/`."""
+    negated = body[0] in "!^" and len(body) > 1
+    rest = body[1:] if negated else body
+    items: list[str] = []
+    while rest:
+        if len(rest) > 2 and rest[1] == "-":
+            if rest[0] <= rest[2]:
+                items.append(f"{re.escape(rest[0])}-{re.escape(rest[2])}")
+            rest = rest[3:]
+        else:
+            items.append(re.escape(rest[0]))
+            rest = rest[1:]
+    if not items:  # only ranges that run backwards: no character is in them
+        return "[^/]" if negated else "(?!)"
+    return f"(?!/)[{'^' * negated}{''.join(items)}]"
 
-    Temporary folders of the run contract (`ckpt/.tmp-…`) are therefore never promised.
+
+def matches(path: str, glob: str) -> bool:
+    """Whether `path`, or a folder that it lies in, is what `glob` promises."""
+    return glob_pattern(glob).fullmatch(path) is not None
+
+
+def spoken(path: str) -> str:
+    """A box's file name as text that any JSON can carry: bytes that are no UTF-8 become `\\xff`.
+
+    This is the form in which holds, waivers and reports name a file.
     """
-    if not glob_pattern(glob).fullmatch(path):
-        return False
-    hidden = [part for part in path.split("/") if part.startswith(".")]
-    return all(part in glob.split("/") for part in hidden)
+    try:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates that stand for no byte: no file system makes such a name
+        return path.encode("utf-8", "backslashreplace").decode()
 
 
 def promised_globs(spec: RunSpec) -> tuple[str, ...]:
@@ -91,8 +121,16 @@ def promised_globs(spec: RunSpec) -> tuple[str, ...]:
 
 
 def is_promised(path: str, spec: RunSpec) -> bool:
-    """Whether custody answers for this file."""
-    return any(matches(path, glob) for glob in promised_globs(spec))
+    """Whether custody answers for this file.
+
+    Entries of the checkpoint folder that start with a dot are a trainer's unfinished work
+    (`ckpt/.tmp-…`) and not promised; what a checkpoint holds is, dots included.
+    """
+    if any(matches(path, artifact.path) for artifact in spec.artifacts):
+        return True
+    if spec.checkpoints is None or not matches(path, spec.checkpoints.path):
+        return False
+    return not path.removeprefix(spec.checkpoints.path).startswith("/.")
 
 
 def is_safe(file: BoxFile, copy: Copy | None) -> bool:
@@ -115,25 +153,31 @@ def assess(
     """
     waived_names = frozenset(waivers)
     promised = [f for f in inventory.files if is_promised(f.path, spec)]
-    waived = tuple(f for f in promised if f.path in waived_names and not is_safe(f, copies.get(f.path)))
+    given_up = frozenset(f.path for f in promised if spoken(f.path) in waived_names)
     safe = tuple(copies[f.path] for f in promised if is_safe(f, copies.get(f.path)))
-    unsafe = tuple(f for f in promised if not is_safe(f, copies.get(f.path)) and f.path not in waived_names)
+    unproved = [f for f in promised if not is_safe(f, copies.get(f.path))]
+    waived = tuple(f for f in unproved if f.path in given_up)
+    unsafe = tuple(f for f in unproved if f.path not in given_up)
     holds: list[Hold] = []
     if unsafe:
         total = sum(f.size for f in unsafe)
-        first = ", ".join(f.path for f in unsafe[:3]) + (", …" if len(unsafe) > 3 else "")
+        first = ", ".join(clean(spoken(f.path), 200) for f in unsafe[:3]) + (", …" if len(unsafe) > 3 else "")
         holds.append(
             Hold(
                 "artifacts",
                 f"{len(unsafe)} file{'s' * (len(unsafe) != 1)} ({format_size(total)}) not verified at home: {first}",
             )
         )
-    busy = [f.path for f in promised if f.writer and f.path not in waived_names]
+    busy = [f.path for f in promised if f.writer and f.path not in given_up]
     if busy:
-        holds.append(Hold("writing", f"some process still has {busy[0]} open for writing"))
+        holds.append(
+            Hold("writing", f"some process still has {clean(spoken(busy[0]), 200)} open for writing")
+        )
     holds.extend(Hold("inventory", problem) for problem in inventory.problems)
     holds.extend(_missing(spec, promised, waived_names, job_succeeded=job_succeeded))
-    if not promised and not spec.no_artifacts and not holds and not waived_names:
+    # a waiver of some file says nothing about a box that suddenly has none: each pattern must be given up
+    emptiness_waived = waived_names.issuperset(promised_globs(spec)) and bool(waived_names)
+    if not promised and not spec.no_artifacts and not holds and not emptiness_waived:
         holds.append(
             Hold("empty", 'nothing that was promised exists; say artifacts = "none" if that is meant')
         )
@@ -156,10 +200,10 @@ def _missing(
         holds.extend(
             Hold(
                 "too-small",
-                f"{f.path} has {format_size(f.size)}, at least {format_size(artifact.min_size)} promised",
+                f"{clean(spoken(f.path), 200)} has {format_size(f.size)}, at least {format_size(artifact.min_size)} promised",
             )
             for f in found
-            if f.size < artifact.min_size and f.path not in waived
+            if f.size < artifact.min_size and spoken(f.path) not in waived
         )
     if (
         spec.checkpoints is not None
@@ -172,8 +216,11 @@ def _missing(
 
 
 def waivable(assessment: Assessment, spec: RunSpec) -> tuple[str, ...]:
-    """What a waiver may name: each unsafe file, and each promised pattern that has no file."""
-    names = [f.path for f in assessment.unsafe]
+    """What a waiver may name: each unsafe file (as `spoken`), and each promised pattern when something is missing.
+
+    A pattern or file called `*` cannot be given up alone: that word gives up everything.
+    """
+    names = [spoken(f.path) for f in assessment.unsafe]
     if any(h.name in ("missing", "empty", "too-small") for h in assessment.holds):
         names += promised_globs(spec)
-    return tuple(dict.fromkeys(names))
+    return tuple(n for n in dict.fromkeys(names) if n != EVERYTHING)

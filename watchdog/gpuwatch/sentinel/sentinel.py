@@ -344,7 +344,7 @@ def inventory(task: dict[str, Any]) -> tuple[list[list[Any]], list[str]]:
     patterns = [re.compile(p, re.DOTALL) for p in task["patterns"]]
     limit = int(task.get("limit", 1000000))
     writers = open_for_writing() if task.get("writers", True) else set()
-    hidden = set(task.get("hidden") or ())
+    hidden = bool(task.get("hidden"))
     rows: list[list[Any]] = []
     problems: list[str] = []
     seen: set[str] = set()
@@ -365,7 +365,7 @@ def inventory(task: dict[str, Any]) -> tuple[list[list[Any]], list[str]]:
             if path in seen:
                 continue
             seen.add(path)
-            if entry.name.startswith(".") and entry.name not in hidden and not wanted(path):
+            if entry.name.startswith(".") and not hidden and not wanted(path):
                 continue
             look(path)
 
