@@ -127,9 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words[:1] == ["demo"]:
-            from gputui import demo
+            from gputui.demo import main as demo
 
-            return int(demo.main(words[1:]))
+            return demo(words[1:])
         args = build_parser().parse_args(words)
         if args.verb is None:
             from gputui.app import run_app
