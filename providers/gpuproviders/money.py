@@ -34,7 +34,8 @@ def parse_usd(value: object) -> MicroUsd | None:
         amount = Decimal(repr(value) if isinstance(value, float) else str(value).strip())
     except (InvalidOperation, ValueError):
         return None
-    if not amount.is_finite() or abs(amount) > _LIMIT:
+    # copy_abs: abs() would round to the context and overflow on 1e9999999
+    if not amount.is_finite() or amount.copy_abs() > _LIMIT:
         return None
     return MicroUsd(int((amount * _MICRO).to_integral_value(ROUND_HALF_EVEN)))
 

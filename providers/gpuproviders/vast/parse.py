@@ -43,13 +43,16 @@ def mapping(value: object, what: str) -> Mapping[str, Any]:
 
 
 def identifier(value: object, what: str) -> str:
-    """A positive integer id (Vast sends numbers, sometimes as text), or Malformed."""
+    """A positive integer id (Vast sends numbers, sometimes as text) in its shortest form, or Malformed."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise Malformed(f"{what} is {type(value).__name__}, not a number")
-    text = str(value)
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise Malformed(f"{what} is not a number: {scrub(text)[:40]!r}")
-    return text
+    if isinstance(value, str):
+        if not value.isascii() or not value.isdigit() or len(value) > 18:
+            raise Malformed(f"{what} is not a number: {scrub(value)[:40]!r}")
+        value = int(value)
+    if not 0 < value < 10**18:
+        raise Malformed(f"{what} is not a positive number of at most 18 digits")
+    return str(value)
 
 
 def _number(value: object, low: float = 0, high: float = 1e15) -> float | None:
@@ -69,6 +72,25 @@ def _text(value: object, limit: int = 200) -> str | None:
     return scrub(value.strip())[:limit]
 
 
+def _price(value: object) -> MicroUsd | None:
+    """Dollars that somebody asks for; a negative price is no price."""
+    amount = parse_usd(value)
+    return None if amount is None or amount < 0 else amount
+
+
+def _machine(value: object) -> str | None:
+    try:
+        return identifier(value, "machine id")
+    except Malformed:
+        return None
+
+
+def _either(row: Mapping[str, Any], first: str, second: str) -> object:
+    """The first of two names for the same thing that is not null."""
+    value = row.get(first)
+    return row.get(second) if value is None else value
+
+
 def _time(value: object) -> datetime | None:
     seconds = _number(value, 1, _YEAR_2100)
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
@@ -77,37 +99,38 @@ def _time(value: object) -> datetime | None:
 def offer(row: Mapping[str, Any], *, spot: bool) -> Offer | None:
     """One row of a search; None when it lacks what renting needs (id, GPU, count, price)."""
     try:
-        offer_id = identifier(row.get("ask_contract_id", row.get("id")), "offer id")
+        offer_id = identifier(_either(row, "ask_contract_id", "id"), "offer id")
     except Malformed:
         return None
     gpu, count, price = (
         _text(row.get("gpu_name")),
         _whole(row.get("num_gpus"), 1024),
-        parse_usd(row.get("dph_total")),
+        _price(row.get("dph_total")),
     )
-    if gpu is None or not count or price is None or price < 0:
+    if gpu is None or not count or price is None:
         return None
     name = canonical(gpu)
-    memory = _number(row.get("gpu_ram"))
-    up_price = parse_usd(row.get("inet_up_cost"))
+    # the bounds keep every size below 2^63 bytes, which is what the wire and the ledger can carry
+    memory = _number(row.get("gpu_ram"), 0, 1e9)
+    up_price = _price(row.get("inet_up_cost"))
     down = _number(row.get("inet_down"))
     up = _number(row.get("inet_up"))
-    ram = _number(row.get("cpu_ram"))
-    disk = _number(row.get("disk_space"))
+    ram = _number(row.get("cpu_ram"), 0, 1e9)
+    disk = _number(row.get("disk_space"), 0, 1e9)
     cuda = _number(row.get("cuda_max_good"), 1, 100)
     cores = _number(row.get("cpu_cores_effective"), 0, 4096)
     machine = row.get("machine_id")
     return Offer(
         provider=NAME,
         offer_id=offer_id,
-        machine_id=str(machine) if isinstance(machine, int) and not isinstance(machine, bool) else None,
+        machine_id=_machine(machine),
         gpu_name=name,
         gpu_count=count,
         gpu_memory=nominal_memory(name, int(memory * MIB)) if memory else 0,
         price=price,
-        disk_price=parse_usd(row.get("storage_total_cost")) or ZERO,
+        disk_price=_price(row.get("storage_total_cost")) or ZERO,
         spot=spot,
-        reliability=_number(row.get("reliability2", row.get("reliability")), 0, 1),
+        reliability=_number(_either(row, "reliability2", "reliability"), 0, 1),
         verified=row.get("verification") == "verified",
         datacenter=row.get("hosting_type") == 1,
         region=_text(row.get("geolocation"), 60),
@@ -150,12 +173,14 @@ _TROUBLE: tuple[tuple[re.Pattern[str], Trouble], ...] = (
 
 
 def trouble(status: str | None, power: Power, wanted: Power | None) -> Trouble | None:
-    """Why a machine that should run will not, or None while there is hope."""
+    """Why a machine that should run will not, or None while there is hope (or it runs)."""
+    if power is Power.RUNNING:
+        return None  # "success, running <image>" may hold any word of the image's name
     for pattern, kind in _TROUBLE:
         if status and pattern.search(status):
             return kind
     # "stopped" is also seen in cur_state during a pull, so only the wish (intended_status) counts
-    if wanted is Power.STOPPED and power is not Power.RUNNING:
+    if wanted is Power.STOPPED:
         return Trouble.GAVE_UP
     return None
 
@@ -185,10 +210,12 @@ def _endpoints(row: Mapping[str, Any]) -> tuple[Endpoint, ...]:
 def _port(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    text = str(value).strip()
-    if not text.isascii() or not text.isdigit() or len(text) > 5:
-        return None
-    port = int(text)
+    if isinstance(value, str):
+        text = value.strip()
+        if not text.isascii() or not text.isdigit() or len(text) > 5:
+            return None
+        value = int(text)
+    port = value
     return port if 0 < port < 65536 else None
 
 
@@ -198,8 +225,11 @@ def instance(value: object) -> Instance:
     instance_id = identifier(row.get("id"), "instance id")
     status = _text(row.get("status_msg"), 500)
     actual = row.get("actual_status")
-    wanted = _WANTED.get(str(row.get("intended_status")))
-    power = Power.STARTING if actual is None else _POWER.get(str(actual), Power.UNKNOWN)
+    intended = row.get("intended_status")
+    wanted = _WANTED.get(intended) if isinstance(intended, str) else None
+    power = _POWER.get(actual, Power.UNKNOWN) if isinstance(actual, str) else Power.UNKNOWN
+    if actual is None and "actual_status" in row:
+        power = Power.STARTING  # null until the host has reported for the first time
     label = row.get("label")
     machine = row.get("machine_id")
     gpu = _text(row.get("gpu_name"))
@@ -211,10 +241,10 @@ def instance(value: object) -> Instance:
         wanted=wanted,
         status=status,
         trouble=trouble(status, power, wanted),
-        machine_id=str(machine) if isinstance(machine, int) and not isinstance(machine, bool) else None,
+        machine_id=_machine(machine),
         gpu_name=canonical(gpu) if gpu else None,
         gpu_count=_whole(row.get("num_gpus"), 1024),
-        price=parse_usd(row.get("dph_total")),
+        price=_price(row.get("dph_total")),
         endpoints=_endpoints(row),
         spot=row.get("is_bid") is True,
         started_at=_time(row.get("start_date")),

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from gpuwatch.clean import clean
+
 MAX_LINE = 64 * 1024
 MAX_FRAME = 4 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -107,7 +109,8 @@ class FrameParser:
                     if not take:
                         break
                     self._left -= take
-                    yield Content(view[position : position + take])
+                    with view[position : position + take] as piece:
+                        yield Content(piece)
                     position += take
                 elif self._in_content:
                     if len(view) - position < 4:
@@ -117,9 +120,9 @@ class FrameParser:
                     self._frame(length)
                 else:
                     end = self._buffer.find(b"\n", position)
+                    if (end if end >= 0 else len(view)) - position > MAX_LINE:
+                        raise FrameError("a line without end")
                     if end < 0:
-                        if len(view) - position > MAX_LINE:
-                            raise FrameError("a line without end")
                         break
                     line = bytes(view[position:end])
                     position = end + 1
@@ -178,4 +181,4 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def _message(value: object) -> str:
-    return str(value)[:200] if isinstance(value, str) else "failed"
+    return clean(value, 200) if isinstance(value, str) else "failed"

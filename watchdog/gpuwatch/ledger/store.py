@@ -59,7 +59,10 @@ class Ledger:
     async def open(cls, path: Path, *, now: Callable[[], float] = time.time) -> Self:
         """Open or make the ledger at `path`. Raises LedgerDamaged (damage, or made by a newer gpuwatch)."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        connection = await aiosqlite.connect(path, isolation_level=None)
+        try:
+            connection = await aiosqlite.connect(path, isolation_level=None)
+        except aiosqlite.DatabaseError as error:
+            raise _unusable(path, error) from error
         try:
             path.chmod(0o600)  # noqa: ASYNC240 - once, before anything else runs
             for pragma in PRAGMAS:
@@ -67,12 +70,9 @@ class Ledger:
             await _migrate(connection, path)
             ledger = cls(connection, now=now)
             await ledger._load()
-        except aiosqlite.DatabaseError as error:
+        except (aiosqlite.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:
             await connection.close()
-            raise LedgerDamaged(
-                f"the ledger {path} is damaged ({error}); move it aside and start gpuwatch: "
-                "it finds its machines again by their labels"
-            ) from error
+            raise _unusable(path, error) from error
         except BaseException:
             await connection.close()
             raise
@@ -96,6 +96,7 @@ class Ledger:
     async def create(self, run_id: str, event: e.Requested) -> Run:
         """A new run. The caller has checked `run_for_key` in the same turn of the event loop."""
         at = self._now()
+        event = e.storable(event)
         run = create(run_id, event, at)
         launch: Statement = ("INSERT INTO launches (key, run) VALUES (?, ?)", (event.key, run_id))
         self._launches[event.key] = run_id
@@ -108,6 +109,7 @@ class Ledger:
         `copies` are files proved at home, stored with the event in one transaction.
         """
         at = self._now()
+        event = e.storable(event)
         run = evolve(self.runs[run_id], event, at)
         extra: list[Statement] = []
         mine = self._copies.setdefault(run_id, {})
@@ -143,24 +145,28 @@ class Ledger:
         return self._copies.get(run_id, {})
 
     async def _record(self, run: Run, event: e.Event, at: float, extra: list[Statement]) -> None:
-        self._seq += 1
         kind = str(type(event).__struct_config__.tag)
+        data, doc = e.ENCODER.encode(event), msgspec.json.encode(run)
+        self._seq += 1
         self.runs[run.id] = run
         statements: list[Statement] = [
             (
                 "INSERT INTO events (seq, at, run, kind, data) VALUES (?, ?, ?, ?, ?)",
-                (self._seq, at, run.id, kind, e.ENCODER.encode(event)),
+                (self._seq, at, run.id, kind, data),
             ),
-            (
-                "INSERT OR REPLACE INTO runs (id, seq, doc) VALUES (?, ?, ?)",
-                (run.id, self._seq, msgspec.json.encode(run)),
-            ),
+            ("INSERT OR REPLACE INTO runs (id, seq, doc) VALUES (?, ?, ?)", (run.id, self._seq, doc)),
             *extra,
         ]
+        durable = self._writer.submit(statements)
+        durable.add_done_callback(self._tell)
         # the commit goes on even when the caller is cancelled while waiting for it
-        await asyncio.shield(self._writer.submit(statements))
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        await asyncio.shield(durable)
+
+    def _tell(self, durable: asyncio.Future[None]) -> None:
+        """Wake whoever waits for a change; also when the caller of `append` has been cancelled."""
+        if not durable.cancelled() and durable.exception() is None:
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
 
     async def changed(self) -> None:
         """Return after the next event is durable."""
@@ -174,7 +180,7 @@ class Ledger:
         return self._seq
 
     async def events(self, *, since: int = 0, run: str | None = None, limit: int = 500) -> list[StoredEvent]:
-        """Events after `since`, oldest first, at most `limit`."""
+        """Events after `since`, oldest first, at most `limit`. Raises LedgerDamaged."""
         where, values = ("seq > ?", [since]) if run is None else ("run = ? AND seq > ?", [run, since])
         return await self._select(f"{where} ORDER BY seq LIMIT ?", [*values, limit])
 
@@ -184,9 +190,14 @@ class Ledger:
 
     async def _select(self, tail: str, values: list[object]) -> list[StoredEvent]:
         query = f"SELECT seq, at, run, data FROM events WHERE {tail}"  # noqa: S608 - `tail` is ours
-        async with self._connection.execute(query, values) as cursor:
-            rows = await cursor.fetchall()
-        return [StoredEvent(row[0], row[1], row[2], e.DECODER.decode(row[3])) for row in rows]
+        try:
+            async with self._connection.execute(query, values) as cursor:
+                rows = await cursor.fetchall()
+            return [StoredEvent(row[0], row[1], row[2], e.DECODER.decode(row[3])) for row in rows]
+        except (aiosqlite.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise LedgerDamaged(
+                f"the ledger's log cannot be read ({error}); run `gpuwatch doctor`"
+            ) from error
 
     async def check(self) -> str:
         """`PRAGMA quick_check`: `ok`, or what is wrong."""
@@ -216,6 +227,29 @@ class Ledger:
                 path = os.fsdecode(row[1])
                 copy = Copy(path, row[2], row[3], (row[2], row[4], row[5], row[6]), row[7], row[8], row[9])
                 self._copies.setdefault(row[0], {})[path] = copy
+
+
+_NOT_DAMAGE = (
+    "SQLITE_BUSY",
+    "SQLITE_LOCKED",
+    "SQLITE_CANTOPEN",
+    "SQLITE_READONLY",
+    "SQLITE_FULL",
+    "SQLITE_PERM",
+)
+
+
+def _unusable(path: Path, error: Exception) -> LedgerDamaged:
+    """What to do about a ledger that does not open; only real damage is a reason to move it aside."""
+    if str(getattr(error, "sqlite_errorname", "")).startswith(_NOT_DAMAGE):
+        return LedgerDamaged(
+            f"the ledger {path} cannot be used now ({error}); nothing is lost: check that no other program "
+            "has it open, its permissions, and the space on its disk"
+        )
+    return LedgerDamaged(
+        f"the ledger {path} is damaged ({error}); move it aside and start gpuwatch: "
+        "it finds its machines again by their labels"
+    )
 
 
 _INSERT_COPY = """INSERT OR REPLACE INTO copies

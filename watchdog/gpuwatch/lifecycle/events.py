@@ -7,7 +7,7 @@ are only ever added, with a default.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -231,6 +231,27 @@ AnyEvent: TypeAlias = (
 
 ENCODER = msgspec.json.Encoder()
 DECODER: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+E = TypeVar("E", bound=Event)
+
+
+def storable(event: E) -> E:
+    """`event` itself, or, when a text in it cannot be written down (lone surrogates from a file name), a copy
+    with U+FFFD in their place: what was decided on is what a restart reads."""
+    try:
+        ENCODER.encode(event)
+    except UnicodeEncodeError:
+        return msgspec.convert(_mended(msgspec.to_builtins(event)), type(event))
+    return event
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    if isinstance(value, list):
+        return [_mended(v) for v in value]
+    return {k: _mended(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def kind_of(event: AnyEvent) -> str:

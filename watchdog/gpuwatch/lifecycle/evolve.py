@@ -108,6 +108,16 @@ def _machine(run: Run) -> Machine:
     return run.machine
 
 
+def _unanswered(run: Run, label: str) -> Machine:
+    """The machine whose create under `label` was sent and not answered yet (I2: one intent, one answer)."""
+    machine = _machine(run)
+    if machine.label != label:
+        raise Impossible(f"run {run.id} rents under {machine.label}, not {label}")
+    if machine.create not in (Phase.SENT, Phase.UNKNOWN):
+        raise Impossible(f"no create under {label} waits for an answer")
+    return machine
+
+
 def _with(run: Run, **fields: Any) -> Changes:
     return {"machine": msgspec.structs.replace(_machine(run), **fields)}
 
@@ -118,19 +128,24 @@ def _offer_chosen(run: Run, event: e.OfferChosen, at: float) -> Changes:
         gpu=event.gpu, gpu_count=event.gpu_count, gpu_memory=event.gpu_memory, price=event.price,
         disk_price=event.disk_price, chosen_at=at,
     )  # fmt: skip
-    return {"machine": machine, "attempt": run.attempt + 1, "trouble": None}
+    # consent to lose files, and proof of files, are about one machine and end with it
+    forgotten: Changes = {"waivers": (), "receipt": None, "holds": ()}
+    return {"machine": machine, "attempt": run.attempt + 1, "trouble": None} | forgotten
 
 
 def _no_offer(_run: Run, event: e.NoOffer, _at: float) -> Changes:
     return {"trouble": event.reason}
 
 
-def _create_sent(run: Run, _event: e.CreateSent, at: float) -> Changes:
+def _create_sent(run: Run, event: e.CreateSent, at: float) -> Changes:
+    machine = _machine(run)
+    if machine.label != event.label or machine.create is not Phase.NONE:
+        raise Impossible(f"the create under {machine.label} was sent before")
     return _with(run, create=Phase.SENT, create_sent_at=at)
 
 
 def _create_refused(run: Run, event: e.CreateRefused, _at: float) -> Changes:
-    machine = _machine(run)
+    machine = _unanswered(run, event.label)
     return {
         "machine": None,
         "trouble": event.reason,
@@ -141,11 +156,12 @@ def _create_refused(run: Run, event: e.CreateRefused, _at: float) -> Changes:
 
 
 def _create_unknown(run: Run, event: e.CreateUnknown, _at: float) -> Changes:
+    _unanswered(run, event.label)
     return _with(run, create=Phase.UNKNOWN) | {"trouble": event.reason}
 
 
 def _rented(run: Run, event: e.Rented, at: float) -> Changes:
-    started = _machine(run).create_sent_at or at
+    started = _unanswered(run, event.label).create_sent_at or at
     return _with(run, create=Phase.ACCEPTED, instance_id=event.instance_id, rented_at=started) | {
         "trouble": None
     }
@@ -196,7 +212,9 @@ def _job_ended(_run: Run, event: e.JobEnded, at: float) -> Changes:
     return {"job_ended_at": at, "exit_code": event.exit_code, "trouble": event.reason or None}
 
 
-def _collect_started(_run: Run, _event: e.CollectStarted, _at: float) -> Changes:
+def _collect_started(run: Run, _event: e.CollectStarted, _at: float) -> Changes:
+    if not run.data_at_risk:
+        raise Impossible(f"no job ran on a machine of run {run.id}: there is nothing to collect")
     return {"receipt": None}
 
 
@@ -229,7 +247,9 @@ def _waived(run: Run, event: e.Waived, _at: float) -> Changes:
     return {"waivers": tuple(dict.fromkeys((*run.waivers, *event.files)))}
 
 
-def _destroy_sent(run: Run, _event: e.DestroySent, at: float) -> Changes:
+def _destroy_sent(run: Run, event: e.DestroySent, at: float) -> Changes:
+    if _machine(run).instance_id != event.instance_id:
+        raise Impossible(f"run {run.id} has no machine {event.instance_id}")
     return _with(run, destroy=Phase.SENT, destroy_sent_at=at)
 
 
@@ -242,19 +262,29 @@ def _destroy_failed(run: Run, event: e.DestroyFailed, _at: float) -> Changes:
 
 
 def _gone(run: Run, _event: e.Gone, at: float) -> Changes:
-    if run.machine is None:
-        return {}
-    return _with(run, gone_at=at)
+    if run.exists:
+        _accepted(run)
+    return {} if run.machine is None else _with(run, gone_at=at)
+
+
+def _accepted(run: Run) -> Machine:
+    """The machine, whose destroy the vendor has accepted; nothing else ends a machine that may exist."""
+    machine = _machine(run)
+    if machine.destroy is not Phase.ACCEPTED:
+        raise Impossible(f"the machine of run {run.id} was not destroyed")
+    return machine
 
 
 def _dud_gone(run: Run, _event: e.DudGone, at: float) -> Changes:
-    machine = msgspec.structs.replace(_machine(run), gone_at=at)
+    machine = msgspec.structs.replace(_accepted(run), gone_at=at)
     if machine.dud is None:
         raise Impossible(f"the machine of run {run.id} is no dud")
     return {"machine": None, "past": (*run.past, machine)}
 
 
 def _lost(run: Run, event: e.Lost, at: float) -> Changes:
+    if _machine(run).instance_id is None:
+        raise Impossible(f"run {run.id} has no machine that could be lost")
     return _with(run, gone_at=at) | {"trouble": event.evidence}
 
 

@@ -91,6 +91,7 @@ class _Table:
             )
 
     def _dotted(self, key: str) -> str:
+        key = clean(key, 80)
         return f"{self._path}.{key}" if self._path else key
 
 
@@ -104,12 +105,16 @@ def read_spec(text: str, *, file: str, base: Path | None = None) -> model.RunSpe
         raise SpecError(file, [SpecProblem("", f"{len(text)} bytes", f"a spec below {MAX_BYTES} bytes")])
     try:
         root = _Table(tomllib.loads(text), "", problems)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and what int() says about thousands of digits
         raise SpecError(
             file, [SpecProblem("", f"a TOML error: {clean(str(error))}", "valid TOML")]
         ) from error
+    except RecursionError as error:
+        raise SpecError(
+            file, [SpecProblem("", "brackets nested without end", "a spec as the guide shows it")]
+        ) from error
 
-    name = root.take("name", values.matching(_NAME, "2 to 48 of a-z 0-9 . _ - (it names folders)"), "")
+    name = root.take("name", values.matching(_NAME, "1 to 48 of a-z 0-9 . _ - (it names folders)"), "")
     if not name and not problems:
         root.problem("name", "nothing", 'a name for the run, e.g. name = "miras-s"')
     providers = root.take("provider", values.providers, ("vast",))
@@ -216,10 +221,17 @@ def _upload(table: _Table | None, base: Path | None) -> model.Upload:
         return model.Upload()
     paths = table.take("paths", values.paths, ())
     for path in paths if base is not None else ():
-        if base is not None and not (base / path).exists():
+        if base is not None and not _exists(base / path):
             table.problem("paths", path, f"a file or folder that exists in {base}")
     table.finish()
     return model.Upload(paths=paths)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than the file system allows
+        return False
 
 
 def _setup(table: _Table | None) -> model.Setup | None:
@@ -264,7 +276,7 @@ def _checkpoints(table: _Table | None) -> model.Checkpoints | None:
         return None
     if not table.has("path"):
         table.problem("path", "nothing", "the folder where checkpoints appear, relative to the work folder")
-    path = table.take("path", values.relative, None)
+    path = table.take("path", values.folder, None)
     keep_last = table.take("keep_last", values.whole(1, 10_000), 12)
     milestones = table.take("keep_milestones", values.whole(0, 10_000), 24)
     table.finish()

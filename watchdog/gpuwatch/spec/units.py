@@ -18,6 +18,7 @@ _SIZES = {
     "tib": 2**40,
 }
 _TIMES = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST = 10 * 365 * 86_400.0
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _SIZE = re.compile(rf"{_NUMBER}\s*([kmgt]i?b|b)", re.IGNORECASE)
 _TIME = re.compile(rf"{_NUMBER}\s*(s|m|min|h|d)")
@@ -28,10 +29,10 @@ def parse_size(value: object) -> int:
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError('a size such as "150GB", "512MiB"')
-    size = int(float(match[1]) * _SIZES[match[2].lower()])
+    size = float(match[1]) * _SIZES[match[2].lower()]
     if size > 10**16:
         raise ValueError("a size below 10 PB")
-    return size
+    return int(size)
 
 
 def parse_duration(value: object) -> float:
@@ -39,7 +40,10 @@ def parse_duration(value: object) -> float:
     match = _TIME.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError('a duration such as "90s", "15m", "2h"')
-    return float(match[1]) * _TIMES[match[2]]
+    seconds = float(match[1]) * _TIMES[match[2]]
+    if not 0 < seconds <= _LONGEST:
+        raise ValueError('a duration above 0 and below ten years, such as "90s", "15m", "2h"')
+    return seconds
 
 
 def parse_price(value: object) -> MicroUsd:

@@ -17,7 +17,10 @@ _REMOTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*:[^\0\n]{0,512}")
 
 
 def show(value: object) -> str:
-    text = repr(value) if not isinstance(value, str) else value if value == "nothing" else f'"{value}"'
+    try:
+        text = repr(value) if not isinstance(value, str) else value if value == "nothing" else f'"{value}"'
+    except (ValueError, RecursionError):  # thousands of digits; tables a thousand deep
+        text = f"a huge {type(value).__name__}"
     return clean(text, 80)
 
 
@@ -123,6 +126,13 @@ def relative(value: object) -> str:
     if path.is_absolute() or ".." in path.parts or value.startswith("~") or not path.parts:
         raise ValueError("a path inside the work folder (no /, ~ or ..)")
     return str(path)
+
+
+def folder(value: object) -> str:
+    path = relative(value)
+    if any(c in path for c in "*?["):
+        raise ValueError("a folder inside the work folder, without wildcards (*, ?, [)")
+    return path
 
 
 def paths(value: object) -> tuple[str, ...]:

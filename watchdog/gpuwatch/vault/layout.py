@@ -30,14 +30,18 @@ class VaultUnusable(OSError):
 
 def relative_parts(path: str) -> tuple[str, ...]:
     """The parts of a box's relative path. Raises HostilePath for anything that could leave or confuse the vault."""
-    raw = os.fsencode(path)
+    try:
+        raw = os.fsencode(path)
+    except UnicodeEncodeError as error:  # surrogates that stand for no byte
+        raise HostilePath(f"no name that a file can have: {path[:80]!r}") from error
     if not raw or len(raw) > _MAX_PATH or b"\0" in raw or raw.startswith(b"/"):
         raise HostilePath(f"no relative path: {path[:80]!r}")
     parts = tuple(path.split("/"))
     for part in parts:
         if part in ("", ".", "..") or len(os.fsencode(part)) > 255:
             raise HostilePath(f"no plain relative path: {path[:80]!r}")
-    if parts[0] in _RESERVED:
+    # some disks do not tell `JOB.LOG` from `job.log`
+    if parts[0].casefold() in _RESERVED:
         raise HostilePath(f"{parts[0]!r} is a name that the vault keeps for itself")
     return parts
 
@@ -84,6 +88,17 @@ class Vault:
     def log(self, run_id: str) -> Path:
         """The job's captured output."""
         return self.run(run_id) / LOG
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and what is missing above it, durably: each new name is synced into its parent."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
 
 
 def fsync_folder(path: Path) -> None:

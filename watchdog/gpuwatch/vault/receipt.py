@@ -17,7 +17,7 @@ from typing import Any
 
 from gpuwatch import __version__
 from gpuwatch.custody.facts import Copy, Inventory
-from gpuwatch.vault.layout import Vault, fsync_folder
+from gpuwatch.vault.layout import Vault, fsync_folder, make_folder
 
 FORMAT = "gputui-receipt/1"
 
@@ -75,7 +75,7 @@ def write(vault: Vault, run_id: str, content: dict[str, Any]) -> Receipt:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     folder = vault.receipts(run_id)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     sums = "".join(_sum_line(row["sha256"], row["path"]) for row in content["files"])
     for path, data in (
         (folder / f"{digest}.sha256", os.fsencode(sums)),
@@ -93,7 +93,11 @@ def write(vault: Vault, run_id: str, content: dict[str, Any]) -> Receipt:
 
 
 def _sum_line(sha256: str, path: str) -> str:
-    """A line of `sha256sum`'s own format, which escapes backslash and newline and marks the line."""
+    """A line of `sha256sum`'s own format, which escapes backslash and newline and marks the line.
+
+    A file called `-` would be read from standard input, so it is written `./-`.
+    """
+    path = "./-" if path == "-" else path
     if "\\" in path or "\n" in path or "\r" in path:
         escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
         return f"\\{sha256}  {escaped}\n"

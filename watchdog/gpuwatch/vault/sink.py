@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuwatch.vault.layout import fsync_folder
+from gpuwatch.vault.layout import fsync_folder, make_folder
 
 WINDOW = 64 << 20
 _READ = 1 << 20
@@ -73,9 +73,11 @@ class Sink:
         self._read = 0
         self._checker: threading.Thread | None = None
         self._failed: OSError | None = None
+        self._proved = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
+        self._proved = False
         view = memoryview(data)
         while view:
             written = os.pwrite(self._descriptor, view, self.size)
@@ -92,12 +94,18 @@ class Sink:
         self._check_to(self.size)
         if self._failed is not None:
             raise self._failed
+        self._proved = True
         return self._digest.hexdigest()
 
     def publish(self, target: Path, mtime_ns: int) -> None:
-        """Give the proved file its final name, durably."""
+        """Give the proved file its final name, durably, the new folders above it included.
+
+        Raises RuntimeError when `finish` has not proved what was written.
+        """
+        if not self._proved:
+            raise RuntimeError(f"{target} is not proved and gets no final name")
         os.utime(self._descriptor, ns=(mtime_ns, mtime_ns))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         os.replace(self._part, target)  # noqa: PTH105 - the descriptor's own name
         fsync_folder(target.parent)
 
