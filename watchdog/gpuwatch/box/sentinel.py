@@ -158,8 +158,8 @@ class Sentinel:
                 answer = await process.stdout.read(4096)
                 problem = await process.stderr.read(4096)
                 await process.wait()
-        value = _json(answer)
-        if value.get("received") != len(files):
+            status = process.exit_status
+        if status != 0 or _json(answer).get("received") != len(files):
             raise BoxFault(f"the upload failed: {clean_bytes(problem[-300:]) or 'no answer'}")
         return len(files)
 
