@@ -24,7 +24,7 @@ def gpu_row(
     return wire.GpuRow(
         index=index,
         name=name,
-        utilisation=utilisation,
+        utilisation=None if utilisation is None else utilisation * 100,
         memory_used=int(used * GIB),
         memory_total=int(total * GIB),
         power=power,

@@ -137,9 +137,9 @@ class History:
 
 
 def mean_utilisation(gpus: Sequence[wire.GpuRow]) -> float | None:
-    """Mean utilisation of the GPUs that said, as a share of 1."""
+    """Mean utilisation of the GPUs that said, as a share of 1. (The wire has per cent, as the driver says it.)"""
     known = [gpu.utilisation for gpu in gpus if gpu.utilisation is not None]
-    return sum(known) / len(known) if known else None
+    return sum(known) / len(known) / 100 if known else None
 
 
 def telemetry_age(fleet: Fleet, run: wire.RunRow, now: float) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from gputui import spark
 from gputui import wording as say
+from gputui.fleet import mean_utilisation
 from gputui.table import Piece
 from gpuwatch.client import wire
 
@@ -25,7 +26,7 @@ def heading(run: wire.RunRow, age: float | None) -> Line:
         facts.append(f"{run.provider} {run.instance_id}")
     if run.gpu is not None:
         facts.append(say.gpus(run.gpu, run.gpu_count))
-    if run.price is not None:
+    if run.price is not None and run.state not in say.ENDED:
         facts.append(say.rate(run.price))
     facts.append(f"{say.money(run.cost)} so far")
     if run.attempt > 1:
@@ -64,6 +65,8 @@ def safety(run: wire.RunRow) -> Line:
     """How much would be lost now."""
     held = run.exposure
     saved = f"{say.plural(run.checkpoints, 'checkpoint')}, {say.size(run.verified_bytes)} verified"
+    if held.bytes == 0 and not run.checkpoints and not run.verified_bytes:
+        return [("safe  ", "dim"), ("✓ ", "good"), ("nothing to lose yet", "dim")]
     if held.bytes == 0:
         return [("safe  ", "dim"), ("✓ ", "good"), (saved, "")]
     risk = say.exposure(held.bytes, held.seconds)
@@ -80,14 +83,15 @@ def gpu_lines(gpus: Sequence[wire.GpuRow], width: int, limit: int = 8) -> list[L
     lines: list[Line] = []
     room = max(6, min(28, width - 42))
     for gpu in gpus[:limit]:
-        full, rest = spark.bar(gpu.utilisation, room)
+        share = mean_utilisation([gpu])
+        full, rest = spark.bar(share, room)
         memory = say.UNKNOWN
         if gpu.memory_used is not None and gpu.memory_total:
             memory = f"{gpu.memory_used / (1 << 30):.0f}/{gpu.memory_total / (1 << 30):.0f} GiB"
         heat = say.UNKNOWN if gpu.temperature is None else f"{gpu.temperature:.0f}°C"
         hot = gpu.temperature is not None and gpu.temperature >= HOT
         power = say.UNKNOWN if gpu.power is None else f"{gpu.power:.0f} W"
-        use = say.UNKNOWN if gpu.utilisation is None else f"{gpu.utilisation:.0%}"
+        use = say.UNKNOWN if share is None else f"{share:.0%}"
         lines.append(
             [
                 (f"gpu {gpu.index} ", "dim"),
@@ -111,15 +115,17 @@ def chart(
     height: int,
     tone: str,
     form: Callable[[float], str] = say.loss,
+    scale: tuple[float, float] | None = None,
 ) -> list[Line]:
-    """A titled braille chart with its newest value and its range, both written by `form`."""
+    """A titled braille chart with its newest value and its range, written by `form`; `scale` fixes the axis."""
     ends = spark.bounds(values)
     span = f"{form(ends[0])} … {form(ends[1])}" if ends else ""
     head: Line = [(name, "dim"), (f"  {value}", "bold")]
     pad = width - sum(len(text) for text, _ in head) - len(span)
     if pad > 2:
         head.append((" " * pad + span, "dim"))
-    return [head, *([(line, tone)] for line in spark.chart(values, width, height))]
+    low, high = scale or (None, None)
+    return [head, *([(line, tone)] for line in spark.chart(values, width, height, low, high))]
 
 
 def peek(run: wire.RunRow, age: float | None, losses: Sequence[float], width: int) -> list[Line]:

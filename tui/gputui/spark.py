@@ -23,6 +23,19 @@ def resample(values: Sequence[float | None], number: int) -> list[float | None]:
     return out
 
 
+def stretch(values: Sequence[float | None], number: int) -> Sequence[float | None]:
+    """At least `number` values by linear interpolation; unknown beside unknown stays unknown."""
+    if not 2 <= len(values) < number:
+        return values
+    out: list[float | None] = []
+    for i in range(number):
+        at = i * (len(values) - 1) / (number - 1)
+        left, right = values[int(at)], values[min(int(at) + 1, len(values) - 1)]
+        share = at - int(at)
+        out.append(None if left is None or right is None else left + (right - left) * share)
+    return out
+
+
 def bounds(values: Sequence[float | None]) -> tuple[float, float] | None:
     """Lowest and highest known value, None when there is none."""
     known = [v for v in values if v is not None and math.isfinite(v)]
@@ -38,10 +51,12 @@ def chart(
 ) -> list[str]:
     """A line chart of `width` × `height` cells (2 × 4 dots each), top line first.
 
-    The scale is that of the values unless `low` and `high` are given.
+    The curve takes the whole width however few values there are. The scale is that of the
+    values unless `low` and `high` are given.
     """
     cells = [[_BLANK] * width for _ in range(height)]
-    points = resample(values, width * 2)
+    start_at = next((i for i, v in enumerate(values) if v is not None), len(values))
+    points = resample(stretch(values[start_at:], width * 2), width * 2)
     ends = bounds(points)
     if ends is not None and width > 0 and height > 0:
         bottom = ends[0] if low is None else low

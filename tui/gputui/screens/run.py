@@ -17,7 +17,7 @@ from textual.widgets import ContentSwitcher, Input
 from gputui import panels
 from gputui import wording as say
 from gputui.clean import clean_lines
-from gputui.fleet import Fleet, telemetry_age
+from gputui.fleet import Fleet, mean_utilisation, telemetry_age
 from gputui.guard import run_guarded
 from gputui.logring import Gap
 from gputui.screens.place import Place
@@ -80,6 +80,8 @@ class Meters(Lines):
         run, samples = self.run, self._samples
         newest = samples[-1] if samples else None
         gpus = newest.gpus if newest is not None and newest.gpus else (run.gpus if run is not None else [])
+        if run is not None and run.state in say.ENDED:
+            gpus = []  # the machine is someone else's now
         lines = panels.gpu_lines(gpus, width, limit=8 if self.tall else 4)
         losses = [s.loss for s in samples]
         speeds = [s.tokens_per_second for s in samples]
@@ -94,14 +96,16 @@ class Meters(Lines):
             text = say.count(run.tokens_per_second if run is not None else None)
             lines += [[], *panels.chart("tokens/s", text, speeds, width, 3, "busy", say.count)]
         if self.tall and any(s.gpus for s in samples):
-            use = [_mean(s.gpus) for s in samples]
-            lines += [[], *panels.chart("gpu use", say.percent(use[-1]), use, width, 3, "good", say.percent)]
-        return lines or [[("no telemetry yet", "dim")]]
-
-
-def _mean(gpus: Sequence[wire.GpuRow]) -> float | None:
-    known = [gpu.utilisation for gpu in gpus if gpu.utilisation is not None]
-    return sum(known) / len(known) if known else None
+            use = [mean_utilisation(s.gpus) for s in samples]
+            chart = panels.chart(
+                "gpu use", say.percent(use[-1]), use, width, 3, "good", say.percent, (0.0, 1.0)
+            )
+            lines += [[], *chart]
+        if lines and not lines[0]:
+            del lines[0]
+        return lines or [
+            [("no telemetry yet" if run is None or run.state not in say.ENDED else "no telemetry", "dim")]
+        ]
 
 
 class Tabs(Lines):
@@ -157,10 +161,10 @@ class RunScreen(Place):
                 with Container(id="logbox"):
                     yield LogView(id="log")
                     yield Lines([[]], id="logline")
-            yield VTable(_timeline(), id="timeline", empty=["Nothing has happened yet."])
+            yield VTable(_timeline(), id="timeline", empty=["Nothing has happened yet."], top=True)
             with Container(id="custody"):
                 yield Lines([[]], id="proof")
-                yield VTable(_artifacts(), id="files", empty=["No file is promised or known yet."])
+                yield VTable(_artifacts(), id="files", empty=["No file is promised or known yet."], top=True)
             with VerticalScroll(id="spec"):
                 yield Lines([[]], id="text")
 

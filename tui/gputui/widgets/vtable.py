@@ -82,9 +82,18 @@ VTable {
             """The table."""
             return self.table
 
-    def __init__(self, model: TableModel[R], *, id: str | None = None, empty: Iterable[str] = ()) -> None:  # noqa: A002
+    def __init__(
+        self,
+        model: TableModel[R],
+        *,
+        id: str | None = None,  # noqa: A002
+        empty: Iterable[str] = (),
+        top: bool = False,
+    ) -> None:
         super().__init__(id=id)
         self.model = model
+        self._top = top
+        """Until it is moved the cursor stays on the first row rather than with its row (lists that grow on top)."""
         self.empty = list(empty)
         """What is said while there are no rows; teach here."""
         self.cursor_key: str | None = None
@@ -126,6 +135,8 @@ VTable {
             self._strips.clear()
         line = self._cursor_at - self.scroll_offset.y
         at = self.model.position(self.cursor_key)
+        if self._top:
+            at, line = 0, 0
         if at is None:
             at = min(self._cursor_at, max(0, count - 1))
         self.virtual_size = Size(self.size.width, count + 1)
@@ -165,6 +176,7 @@ VTable {
             self.scroll_to(y=self._cursor_at - self._room + 1, animate=False, force=True)
 
     def _go(self, at: int) -> None:
+        self._top = False
         self._put_cursor(at)
         self._show_cursor()
         self.refresh()
