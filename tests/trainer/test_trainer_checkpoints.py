@@ -16,10 +16,11 @@ from check_run import check
 from safetensors.torch import load_file, save_file
 from trainer_runs import TINY, done, lines, losses, start
 
-from gputrain.checkpoint import Image, load_tensors
+from gputrain.checkpoint import Image
 from gputrain.config import Config
 from gputrain.errors import CheckpointError, ConfigError, ExitCode
 from gputrain.loop import run_training
+from gputrain.slices import load_slices, slices_of
 
 Make = Callable[..., Config]
 
@@ -179,7 +180,7 @@ def test_our_tensor_files_and_those_of_the_safetensors_library_are_the_same(tmp_
         "empty": torch.zeros(0, 4),
         "ids": torch.arange(4),
     }
-    image = Image("ours.safetensors", tensors, pin=False)
+    image = Image("ours.safetensors", slices_of(tensors), pin=False)
     image.take()
     written = image.write(tmp_path, {"step": "1"})
     assert written.bytes == (tmp_path / "ours.safetensors").stat().st_size
@@ -188,5 +189,5 @@ def test_our_tensor_files_and_those_of_the_safetensors_library_are_the_same(tmp_
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
     save_file(tensors, tmp_path / "theirs.safetensors")
     back = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-    load_tensors(tmp_path / "theirs.safetensors", back)
+    load_slices([tmp_path / "theirs.safetensors"], slices_of(back))
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)

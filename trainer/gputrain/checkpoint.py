@@ -26,27 +26,16 @@ from gputrain.errors import CheckpointError
 from gputrain.files import fsync_dir, read_json, replace_file, to_json, write_durable
 from gputrain.retention import Kept, to_delete
 from gputrain.rundir import RunDir
-from gputrain.tensorfile import (
-    FileHash,
-    TensorFileError,
-    encode_header,
-    hash_file,
-    plan_layout,
-    read_header,
-    write_hashed,
-)
+from gputrain.slices import DTYPE_NAME, Slice, describe, load_slices
+from gputrain.tensorfile import FileHash, encode_header, hash_file, plan_layout, write_hashed
+from gputrain.world import World
 
 FORMAT = "gpurent-ckpt/1"
 MANIFEST = "MANIFEST.json"
 RETRY_SECONDS = 30.0
 """Pause after a save that failed or was skipped for want of disk."""
-
-DTYPE_NAME: Mapping[torch.dtype, str] = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
-    torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
-DTYPE_OF: Mapping[str, torch.dtype] = {name: dtype for dtype, name in DTYPE_NAME.items()}
+PARTS_SECONDS = 600.0
+"""How long the leader waits for the files of the other processes."""
 
 
 def dir_name(step: int) -> str:
@@ -57,18 +46,19 @@ def dir_name(step: int) -> str:
 class Image:
     """Host memory laid out as the data of one tensor file, filled by `take`."""
 
-    def __init__(self, filename: str, tensors: Mapping[str, torch.Tensor], *, pin: bool) -> None:
+    def __init__(self, filename: str, slices: Mapping[str, Slice], *, pin: bool) -> None:
         self.filename = filename
-        self._sources = list(tensors.items())
-        shapes = [(n, DTYPE_NAME[t.dtype], tuple(t.shape)) for n, t in self._sources]
+        self._sources = list(slices.items())
+        shapes = [(n, DTYPE_NAME[s.tensor.dtype], tuple(s.tensor.shape)) for n, s in self._sources]
         self.entries = plan_layout(shapes)
+        self._description = describe(slices)
         size = self.entries[-1].end if self.entries else 0
         # Zeroed now: the first touch of fresh pages costs many times the copy itself.
         self._buffer = torch.zeros(size, dtype=torch.uint8, pin_memory=pin)
         by_name = {entry.name: entry for entry in self.entries}
         self._views = [
-            self._buffer[by_name[name].begin : by_name[name].end].view(t.dtype).view(t.shape)
-            for name, t in self._sources
+            self._buffer[by_name[name].begin : by_name[name].end].view(s.tensor.dtype).view(s.tensor.shape)
+            for name, s in self._sources
         ]
 
     @property
@@ -79,18 +69,18 @@ class Image:
     @torch.no_grad()
     def take(self) -> None:
         """Copy the tensors as they are now."""
-        for view, (_, tensor) in zip(self._views, self._sources, strict=True):
-            view.copy_(tensor.detach(), non_blocking=True)
+        for view, (_, source) in zip(self._views, self._sources, strict=True):
+            view.copy_(source.tensor, non_blocking=True)
 
     def write(self, directory: Path, metadata: Mapping[str, str]) -> FileHash:
         """Write the file into `directory`, fsynced and hashed."""
-        header = encode_header(self.entries, metadata)
+        header = encode_header(self.entries, {**metadata, **self._description})
         data = self._buffer.numpy().data if self.bytes else memoryview(b"")
         return write_hashed(directory / self.filename, header, data)
 
     def digest(self) -> str:
         """SHA-256 of names, types, shapes and values: equal for equal states of any run."""
-        digest = hashlib.sha256(encode_header(self.entries, {}))
+        digest = hashlib.sha256(encode_header(self.entries, self._description))
         if self.bytes:
             digest.update(self._buffer.numpy().data)
         return digest.hexdigest()
@@ -121,29 +111,45 @@ class Saved:
 
 
 class Saver:
-    """Owns the snapshot buffers, the background writer and retention of one run."""
+    """Owns the snapshot buffers, the background writer and retention of one run.
+
+    When the state is sharded every process has one and writes its own files; the leader's commits
+    them all in one manifest.
+    """
 
     def __init__(
         self,
         run: RunDir,
         config: CheckpointConfig,
-        images: list[Image],
+        world: World,
+        tensors: Mapping[str, Mapping[str, Slice]],
+        *,
+        session: str,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
         self._config = config
-        self._images = images
+        self._world = world
+        self._session = session
+        self._parts = world.size if any(s.partial for kind in tensors.values() for s in kind.values()) else 1
+        suffix = f"-r{world.rank}-of-{world.size}" if self._parts > 1 else ""
+        pin = world.device.type == "cuda"
+        self._images = [Image(f"{kind}{suffix}.safetensors", t, pin=pin) for kind, t in tensors.items()]
         self._now = now
         self._thread: threading.Thread | None = None
         self._crash: BaseException | None = None
         self.last: Saved | None = None
         self.last_finished = now()
         """When the last save was committed (or the run began), by the monotonic clock."""
-        self.snapshot_at = 0.0
         self._retry_at = 0.0
         self.postponed = 0
-        self.max_bytes = config.max_bytes or int(shutil.disk_usage(run.ckpt).free * 0.8)
-        for leftover in (*run.ckpt.glob(".tmp-*"), *run.ckpt.glob(".trash-*")):
+        if world.leader:
+            self.max_bytes = config.max_bytes or int(shutil.disk_usage(run.ckpt).free * 0.8)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-made or half-deleted."""
+        for leftover in (*self._run.ckpt.glob(".tmp-*"), *self._run.ckpt.glob(".trash-*")):
             shutil.rmtree(leftover, ignore_errors=True)
 
     @property
@@ -176,8 +182,7 @@ class Saver:
         self.wait()
         began = self._now()
         self.snapshot()
-        self.snapshot_at = self._now()
-        stall_ms = (self.snapshot_at - began) * 1000
+        stall_ms = (self._now() - began) * 1000
         # Not a daemon thread: an interpreter that exits waits for the write to finish.
         self._thread = threading.Thread(
             target=self._write_guarded, args=(request, stall_ms), name="gputrain-save"
@@ -197,14 +202,18 @@ class Saver:
         return {image.filename: image.digest() for image in self._images}
 
     def _write_guarded(self, request: SaveRequest, stall_ms: float) -> None:
+        temporary = self._run.ckpt / f".tmp-{dir_name(request.step)}-{self._session}"
         try:
-            self._write(request, stall_ms)
+            if self._world.leader:
+                self._write_and_commit(temporary, request, stall_ms)
+            else:
+                self._write_part(temporary, request)
         except OSError as error:
             # Disk full, quota, a volume that went away: training goes on and tries again.
             self._retry_at = self._now() + RETRY_SECONDS
-            for leftover in self._run.ckpt.glob(".tmp-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            self._try_event("ckpt_failed", step=request.step, error=str(error))
+            if self._world.leader:
+                shutil.rmtree(temporary, ignore_errors=True)
+                self._try_event("ckpt_failed", step=request.step, error=str(error))
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread by `wait`
             self._crash = error
 
@@ -214,18 +223,22 @@ class Saver:
         except OSError:
             return
 
-    def _write(self, request: SaveRequest, stall_ms: float) -> None:
+    def _write_and_commit(self, temporary: Path, request: SaveRequest, stall_ms: float) -> None:
         began = self._now()
-        expected = sum(image.bytes for image in self._images) + (1 << 20)
+        expected = self._parts * sum(image.bytes for image in self._images) + (1 << 20)
         self._prune(expected)
         free = shutil.disk_usage(self._run.ckpt).free
         if free - expected < self._config.min_free_bytes:
             self._retry_at = self._now() + RETRY_SECONDS
             self._run.event("ckpt_skipped_disk", step=request.step, free_bytes=free, needed_bytes=expected)
             return
-        temporary = self._run.ckpt / f".tmp-{dir_name(request.step)}-{uuid.uuid4().hex[:8]}"
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        files = self._write_files(temporary, request)
+        files = self._write_images(temporary, request)
+        files += self._await_parts(temporary)
+        state = to_json(request.state)
+        write_durable(temporary / "state.json", state)
+        files.append(("state.json", FileHash(len(state), hashlib.sha256(state).hexdigest())))
         total = sum(file.bytes for _, file in files)
         manifest = to_json(
             {
@@ -241,16 +254,9 @@ class Saver:
                 "resume": True,
             }
         )
-        write_durable(temporary / MANIFEST, manifest)
-        fsync_dir(temporary)
-        final = self._run.ckpt / dir_name(request.step)
-        if final.exists():
-            discard(final)
-        temporary.rename(final)
-        fsync_dir(self._run.ckpt)
+        self._commit(temporary, request, manifest)
         digest = hashlib.sha256(manifest).hexdigest()
-        pointer = {"step": request.step, "dir": final.name, "manifest_sha256": digest}
-        replace_file(self._run.ckpt / "latest.json", to_json(pointer))
+        final = self._run.ckpt / dir_name(request.step)
         self._run.event(
             "ckpt_complete",
             step=request.step,
@@ -265,12 +271,46 @@ class Saver:
         self.last_finished = self._now()
         self._prune(0)
 
-    def _write_files(self, directory: Path, request: SaveRequest) -> list[tuple[str, FileHash]]:
-        metadata = {"format": "pt", "step": str(request.step), "run_id": self._run.run_id}
-        files = [(i.filename, i.write(directory, metadata)) for i in self._images]
-        state = to_json(request.state)
-        write_durable(directory / "state.json", state)
-        files.append(("state.json", FileHash(len(state), hashlib.sha256(state).hexdigest())))
+    def _commit(self, temporary: Path, request: SaveRequest, manifest: bytes) -> None:
+        """Make the directory exist for readers: manifest, rename, pointer, each durable before the next."""
+        write_durable(temporary / MANIFEST, manifest)
+        fsync_dir(temporary)
+        final = self._run.ckpt / dir_name(request.step)
+        if final.exists():
+            discard(final)
+        temporary.rename(final)
+        fsync_dir(self._run.ckpt)
+        digest = hashlib.sha256(manifest).hexdigest()
+        pointer = {"step": request.step, "dir": final.name, "manifest_sha256": digest}
+        replace_file(self._run.ckpt / "latest.json", to_json(pointer))
+
+    def _write_images(self, directory: Path, request: SaveRequest) -> list[tuple[str, FileHash]]:
+        metadata = {"format": "pt", "step": str(request.step), "run_id": str(request.state["run_id"])}
+        return [(image.filename, image.write(directory, metadata)) for image in self._images]
+
+    def _write_part(self, temporary: Path, request: SaveRequest) -> None:
+        """Write this process's files once the leader has made the directory, then report them there."""
+        deadline = self._now() + PARTS_SECONDS
+        while not temporary.is_dir():
+            if self._now() > deadline or (self._run.ckpt / dir_name(request.step)).exists():
+                return  # the leader found no room for this checkpoint
+            time.sleep(0.02)
+        files = self._write_images(temporary, request)
+        report = [[name, file.bytes, file.sha256] for name, file in files]
+        replace_file(temporary / f".part-{self._world.rank}.json", to_json({"files": report}))
+
+    def _await_parts(self, temporary: Path) -> list[tuple[str, FileHash]]:
+        """The files of the other processes, when all have reported; raises TimeoutError."""
+        deadline = self._now() + PARTS_SECONDS
+        files: list[tuple[str, FileHash]] = []
+        for rank in range(1, self._parts):
+            part = temporary / f".part-{rank}.json"
+            while (report := read_json(part)) is None:
+                if self._now() > deadline:
+                    raise TimeoutError(f"process {rank} has not written its part in {PARTS_SECONDS:.0f} s")
+                time.sleep(0.02)
+            part.unlink()
+            files += [(name, FileHash(size, sha256)) for name, size, sha256 in report["files"]]
         return files
 
     def _prune(self, incoming: int) -> None:
@@ -382,30 +422,11 @@ def open_checkpoint(path: Path) -> Loaded:
     return Loaded(path, manifest, hash_file(path / MANIFEST).sha256, state)
 
 
-@torch.no_grad()
-def load_tensors(path: Path, targets: Mapping[str, torch.Tensor]) -> None:
-    """Copy the tensors of a file into `targets`, which must have the same names and shapes.
+def load_kind(loaded: Loaded, kind: str, targets: Mapping[str, Slice]) -> None:
+    """Copy the tensors of one kind (model, optim) from a checkpoint into `targets`.
 
-    Raises CheckpointError listing the differences.
+    Raises CheckpointError when it holds other tensors.
     """
-    try:
-        entries, _, data_offset = read_header(path)
-    except TensorFileError as error:
-        raise CheckpointError(f"{error}.") from error
-    shapes = {entry.name: entry.shape for entry in entries}
-    wanted = {name: tuple(tensor.shape) for name, tensor in targets.items()}
-    if shapes != wanted:
-        different = sorted(n for n in shapes.keys() | wanted if shapes.get(n) != wanted.get(n))
-        lines = [f"{n}: {shapes.get(n, 'absent')} → {wanted.get(n, 'absent')}" for n in different]
-        raise CheckpointError(
-            f"{path} is of another model ({len(different)} tensors differ): {'; '.join(lines[:4])}."
-        )
-    size = path.stat().st_size
-    # The mapping is private, so nothing ever writes to the file through it.
-    content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    for entry in entries:
-        piece = content[data_offset + entry.begin : data_offset + entry.end]
-        dtype = DTYPE_OF[entry.dtype]
-        if piece.storage_offset() % dtype.itemsize:
-            piece = piece.clone()
-        targets[entry.name].copy_(piece.view(dtype).view(entry.shape))
+    names = [str(file["path"]) for file in loaded.manifest["files"]]
+    chosen = [n for n in names if n.startswith((f"{kind}.", f"{kind}-r"))]
+    load_slices([loaded.path / name for name in sorted(chosen)], targets)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gputrain import __version__, config
-from gputrain.errors import DataError, TrainerError
+from gputrain.errors import DataError, ExitCode, TrainerError
 
 EPILOG = """\
 examples:
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="auto (default): the newest sound checkpoint in --out, else begin anew; none; a step of "
         "this run; the path or the rclone remote of a checkpoint or run",
     )
+    train.add_argument("--processes", type=int, default=1, help="one per GPU of this machine (torchrun)")
     train.add_argument("--show-config", action="store_true", help="print every setting and its origin")
     train.set_defaults(run=_train)
 
@@ -100,9 +102,18 @@ def _train(args: argparse.Namespace) -> int:
         for key, value in resolved.flat().items():
             print(f"{key} = {value!r}  # {origins[key]}")
         return 0
+    from gputrain.launch import launch, worker_exit
+
+    if args.processes > 1:
+        return launch(args.processes, args.out, [*args.argv, "--processes", "1"])
     from gputrain.loop import run_training
 
-    return int(run_training(resolved, args.out, args.resume))
+    try:
+        code = int(run_training(resolved, args.out, args.resume))
+    except TrainerError as error:
+        worker_exit(args.out, int(error.exit_code))
+        raise
+    return worker_exit(args.out, code)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -144,8 +155,16 @@ def _shard(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = build_parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return int(args.run(args))
     except TrainerError as error:
-        print(f"gputrain: {error}", file=sys.stderr, flush=True)
+        rank = os.environ.get("RANK", "0")
+        if rank == "0" or error.exit_code == ExitCode.RANK_LOST:
+            where = f" (process {rank})" if rank != "0" else ""
+            print(f"gputrain{where}: {error}", file=sys.stderr, flush=True)
         return int(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

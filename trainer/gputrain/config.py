@@ -153,6 +153,8 @@ class SystemConfig:
     threads: int = 0
     """CPU threads of torch; 0 leaves torch's choice."""
     heartbeat_seconds: float = 2.0
+    timeout_seconds: float = 1800.0
+    """How long processes wait for each other before they give up."""
 
 
 @dataclass(frozen=True)

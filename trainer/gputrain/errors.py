@@ -13,6 +13,8 @@ class ExitCode(enum.IntEnum):
     """The data cannot be used. Retrying does not help."""
     DIVERGED = 70
     """The loss is not a number even after going back. Do not retry blindly."""
+    RANK_LOST = 69
+    """Another process of the run is gone. Run again to go on."""
     STORAGE = 74
     """The finished result cannot be written. Make room and run the same command again."""
     PREEMPTED = 75

@@ -3,220 +3,160 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+import uuid
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gputrain import fp8
-from gputrain.checkpoint import (
-    Image,
-    Loaded,
-    Saved,
-    Saver,
-    SaveRequest,
-    load_tensors,
-    open_checkpoint,
-)
-from gputrain.clock import SaveClock, due
+from gputrain.build import build
+from gputrain.checkpoint import Loaded, Saved, Saver, SaveRequest, load_kind, open_checkpoint
+from gputrain.clock import Due, SaveClock, due
 from gputrain.config import Config
-from gputrain.data import Prefetcher, Sampler, Windows, as_batch, open_data
-from gputrain.errors import CheckpointError, ConfigError, DivergedError, ExitCode, StorageError, TrainerError
-from gputrain.guard import Guard, Verdict, judge
+from gputrain.data import Mixture, Prefetcher, Sampler, Windows, as_batch, open_data
+from gputrain.errors import ConfigError, DivergedError, ExitCode, StorageError, TrainerError
+from gputrain.guard import Verdict, judge
 from gputrain.identity import compare_identity, identity
-from gputrain.model import GPT
-from gputrain.optim import build_optimisers, drop_gradients, initialise_state, named_state, step_all
+from gputrain.optim import drop_gradients, step_all
 from gputrain.order import derive_seed
+from gputrain.progress import Progress, StepResult, make_plan, restore_progress
 from gputrain.resume import choose_checkpoint, newest_of_run
 from gputrain.rundir import Control, Heartbeat, Phase, RunDir, finite
 from gputrain.schedule import rate_share
 from gputrain.signals import StopSignal
+from gputrain.world import RankLostError, World, is_loss, join_world
 
-
-@dataclass
-class Progress:
-    """Where the run is; all of it is saved."""
-
-    step: int = 0
-    next_sample: int = 0
-    trained_s: float = 0.0
-    last_milestone_s: float = 0.0
-    best_val: float | None = None
-    guard: Guard = field(default_factory=Guard)
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One step as it was measured and judged."""
-
-    loss: float
-    norm: float
-    rate: float
-    verdict: Verdict
-    guard: Guard
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Lengths that follow from configuration and data."""
-
-    windows_per_step: int
-    micro_batches: int
-    total_steps: int
-    tokens_per_step: int
-
-
-def make_plan(config: Config, windows_per_epoch: int, world_size: int = 1) -> Plan:
-    """Turn tokens, epochs and batch sizes into steps. Raises ConfigError if they do not divide."""
-    micro_windows = config.train.batch_size * world_size
-    tokens = config.train.tokens_per_step or micro_windows * config.model.context
-    windows = tokens // config.model.context
-    if tokens % (micro_windows * config.model.context):
-        unit = micro_windows * config.model.context
-        near = max(1, round(tokens / unit)) * unit
-        raise ConfigError(
-            f"train.tokens_per_step ({tokens}) must be a multiple of batch_size × processes × "
-            f"context = {config.train.batch_size} × {world_size} × {config.model.context}; "
-            f"the nearest is {near}."
-        )
-    steps = config.train.steps
-    if not steps and config.train.tokens:
-        steps = math.ceil(config.train.tokens / tokens)
-    if not steps:
-        steps = max(1, int(config.train.epochs * windows_per_epoch) // windows)
-    return Plan(windows, windows // micro_windows, steps, tokens)
+KINDS = ("", "regular", "milestone")
+"""Checkpoint kinds by the number under which the leader announces them."""
 
 
 def run_training(config: Config, out: Path, resume: str) -> ExitCode:
     """Train in `out` until the end, a stop request or an error, and record the verdict there."""
-    run = RunDir(out)
-    heart = Heartbeat(run.path / "status.json", config.system.heartbeat_seconds)
-    stop = StopSignal()
+    if config.system.threads:
+        torch.set_num_threads(config.system.threads)
+    world = join_world(config)
     try:
-        trainer = Trainer(config, run, heart, stop, resume)
-        try:
-            code = trainer.train()
-        finally:
-            trainer.close()
+        run = world.share(lambda: RunDir(out)) if world.size == 1 else _shared_run(world, out)
+        return _recorded(config, run, world, resume)
+    finally:
+        world.close()
+
+
+def _shared_run(world: World, out: Path) -> RunDir:
+    """The leader's directory; the others learn whether it could be had."""
+    held: list[RunDir] = []
+
+    def take() -> str:
+        held.append(RunDir(out))
+        return held[0].run_id
+
+    run_id = world.share(take)
+    return held[0] if held else RunDir(out, follower_of=run_id)
+
+
+def _recorded(config: Config, run: RunDir, world: World, resume: str) -> ExitCode:
+    """Train, and leave the verdict in the run directory."""
+    heart = Heartbeat(run.path / "status.json", config.system.heartbeat_seconds, enabled=world.leader)
+    stop = StopSignal()
+    trainer: Trainer | None = None
+    try:
+        trainer = Trainer(config, run, heart, stop, world, resume)
+        code = trainer.train()
+        world.barrier()
     except TrainerError as error:
         heart.update(phase=Phase.FAILED)
         run.event("failed", error=str(error), exit_code=int(error.exit_code))
-        run.fail(error=str(error), exit_code=int(error.exit_code))
+        if not isinstance(error, RankLostError):
+            run.fail(error=str(error), exit_code=int(error.exit_code))
         raise
     except BaseException as error:
         # Not FAILED.json: a crash is for whoever started us to repeat.
         heart.update(phase=Phase.FAILED)
         run.event("crashed", error=f"{type(error).__name__}: {error}")
+        if world.size > 1 and is_loss(error):
+            raise RankLostError(
+                f"Another process of this run is gone ({error}). Start again to go on."
+            ) from error
         raise
     finally:
+        if trainer is not None:
+            trainer.close()
         heart.close()
         run.close()
         stop.restore()
     return code
 
 
-def choose_device(config: Config) -> torch.device:
-    """The device to train on. Raises ConfigError when CUDA is asked for and absent."""
-    name = config.system.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("system.device is cuda, but torch sees no CUDA device.")
-    return torch.device(name)
-
-
-def choose_dtype(config: Config, device: torch.device) -> torch.dtype:
-    """The dtype of activations: bfloat16 where the hardware multiplies it natively."""
-    if config.system.dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.system.dtype]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32  # noqa: SLF001
-
-
-def wants_compile(config: Config, device: torch.device) -> bool:
-    """Whether to use torch.compile."""
-    return config.system.compile == "on" or (config.system.compile == "auto" and device.type == "cuda")
-
-
 class Trainer:
     """Model, optimiser, data and files of one run, and the loop over steps."""
 
-    def __init__(self, config: Config, run: RunDir, heart: Heartbeat, stop: StopSignal, resume: str) -> None:
-        self.run, self.heart, self.stop = run, heart, stop
-        if config.system.threads:
-            torch.set_num_threads(config.system.threads)
-        self.data = open_data(config.data, full=config.data.verify)
+    def __init__(
+        self, config: Config, run: RunDir, heart: Heartbeat, stop: StopSignal, world: World, resume: str
+    ) -> None:
+        self.run, self.heart, self.stop, self.world = run, heart, stop, world
+        world.share(lambda: open_data(config.data, full=config.data.verify).sha256)
+        self.data: Mixture = open_data(config.data, full=False)
         vocab = config.model.vocab or self.data.vocab
         if vocab < self.data.vocab:
             raise ConfigError(f"model.vocab is {vocab}, but the data has {self.data.vocab} token ids.")
         self.config = config = replace(config, model=replace(config.model, vocab=vocab))
         self.sampler = Sampler(self.data, config.model.context, config.train.seed)
         self.val_windows = Windows(self.data.val, config.model.context)
-        self.plan = make_plan(config, self.sampler.windows_per_epoch)
+        self.plan = make_plan(config, self.sampler.windows_per_epoch, world.size)
         self.identity = identity(config, self.data.sha256, self.plan.tokens_per_step)
-
-        self.device = choose_device(config)
-        self.dtype = choose_dtype(config, self.device)
-        self.batches = Prefetcher(self.sampler, self.device)
-        torch.manual_seed(config.train.seed)
-        self.model = GPT(config.model, self.dtype, recompute=config.system.recompute).to(self.device)
-        if config.system.fp8:
-            fp8.convert(self.model, self.device, config.train.batch_size * config.model.context)
-        self.optimisers = build_optimisers(self.model, config.optim)
-        initialise_state(self.optimisers)
-        self.parameters = dict(self.model.named_parameters())
-        self.optim_state = named_state(self.model, self.optimisers)
-        self.compiled = wants_compile(config, self.device)
-        if self.compiled:
-            self.model.compile(dynamic=False)
+        self.batches = Prefetcher(self.sampler, world.device)
+        self.built = build(config, world)
+        self.tensors = self.built.tensors()
         self.progress = Progress()
         self.resumed = self._resume(resume)
-        pin = self.device.type == "cuda"
-        self.saver = Saver(
-            run,
-            config.checkpoint,
-            [
-                Image("model.safetensors", self.parameters, pin=pin),
-                Image("optim.safetensors", self.optim_state, pin=pin),
-            ],
-        )
+        session = world.share(lambda: uuid.uuid4().hex[:8])
+        self.saver = Saver(run, config.checkpoint, world, self.tensors, session=session)
         own = self.resumed is not None and self.resumed.path.parent == run.ckpt
         self.last_saved_step = self.progress.step if own else -1
         self.last_val: dict[str, float] | None = None
         self.tokens_per_second = 0.0
 
     def _resume(self, resume: str) -> Loaded | None:
-        loaded = choose_checkpoint(self.run, resume)
-        if loaded is None:
-            if self.config.train.init:
-                warm = open_checkpoint(newest_of_run(Path(self.config.train.init)))
-                load_tensors(warm.path / "model.safetensors", self.parameters)
-                self.run.event("warm_start", path=str(warm.path), manifest_sha256=warm.manifest_sha256)
-            return None
-        differences = compare_identity(loaded.state.get("identity", {}), self.identity)
-        if differences:
-            raise ConfigError(
-                f"{loaded.path} was trained with other settings:\n  "
-                + "\n  ".join(differences)
-                + "\nGive the old values, or another --out to begin a new run."
-            )
-        self.load(loaded)
+        def choose() -> Loaded | None:
+            loaded = choose_checkpoint(self.run, resume)
+            if loaded is None:
+                return None
+            differences = compare_identity(loaded.state.get("identity", {}), self.identity)
+            if differences:
+                raise ConfigError(
+                    f"{loaded.path} was trained with other settings:\n  "
+                    + "\n  ".join(differences)
+                    + "\nGive the old values, or another --out to begin a new run."
+                )
+            return loaded
+
+        loaded = self.world.share(choose)
+        if loaded is not None:
+            self.load(loaded)
+        elif self.config.train.init:
+            source = newest_of_run(Path(self.config.train.init))
+            warm = self.world.share(lambda: open_checkpoint(source))
+            self._load_kinds(warm, ["model"])
+            self.run.event("warm_start", path=str(warm.path), manifest_sha256=warm.manifest_sha256)
         return loaded
 
     def load(self, loaded: Loaded) -> None:
         """Copy a checkpoint into model, optimiser and progress."""
-        load_tensors(loaded.path / "model.safetensors", self.parameters)
-        load_tensors(loaded.path / "optim.safetensors", self.optim_state)
-        try:
-            saved = dict(loaded.state["progress"])
-            self.progress = Progress(**{**saved, "guard": Guard(**saved["guard"])})
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{loaded.path}/state.json lacks {error}.") from error
+        self._load_kinds(loaded, ["model", "optim"])
+        self.progress = restore_progress(loaded.state)
+
+    def _load_kinds(self, loaded: Loaded, kinds: list[str]) -> None:
+        """Sharded processes read their rows; otherwise the leader reads and the others copy from it."""
+        for kind in kinds:
+            if self.built.sharded:
+                load_kind(loaded, kind, self.tensors[kind])
+            else:
+                self.world.share(lambda kind=kind: load_kind(loaded, kind, self.tensors[kind]))  # type: ignore[misc]
+                self.world.copy_from_leader([piece.tensor for piece in self.tensors[kind].values()])
 
     @property
     def tokens(self) -> int:
@@ -235,18 +175,19 @@ class Trainer:
         run.reopen()
         self._announce()
         self.heart.update(
-            phase=Phase.COMPILING if self.compiled else Phase.TRAINING,
+            phase=Phase.COMPILING if self.built.compiled else Phase.TRAINING,
             step=self.progress.step,
             total_steps=plan.total_steps,
         )
         timer, timed_step = time.monotonic(), self.progress.step
         while self.progress.step < plan.total_steps:
-            if self._asked_to_stop():
-                return self._preempted()
+            self._pause_if_asked()
+            if self.world.size == 1 and self._asked_to_stop():
+                return self._preempted(self.stop.name)
             began = time.monotonic()
             result = self._step()
             if result is None:
-                return self._preempted()
+                return self._preempted(self.stop.name)
             now = time.monotonic()
             progress = self.progress
             progress.step += 1
@@ -270,8 +211,10 @@ class Trainer:
             if last or (every and progress.step % every == 0):
                 self._evaluate()
                 timer, timed_step = time.monotonic(), progress.step
-            if not last:
-                self._save_if_due()
+            if not last and result.save_kind:
+                self._save(result.save_kind)
+            if not last and result.stop:
+                return self._preempted(self.stop.name or "a signal to another process")
         return self._finish()
 
     def _step(self) -> StepResult | None:
@@ -281,27 +224,37 @@ class Trainer:
         generator state that a resume could get wrong.
         """
         config, plan, size = self.config, self.plan, self.config.train.batch_size
-        total = torch.zeros((), device=self.device)
+        runner, optimisers = self.built.runner, self.built.optimisers
+        total = torch.zeros((), device=self.world.device)
+        start = self.progress.next_sample + self.world.rank * plan.windows_per_process
         for micro in range(plan.micro_batches):
-            first = self.progress.next_sample + micro * size
+            first, last = start + micro * size, micro == plan.micro_batches - 1
             torch.manual_seed(derive_seed(config.train.seed, first))
-            inputs, targets = self.batches.batch(first, size, first + size)
-            loss = self.model(inputs, targets) / plan.micro_batches
-            loss.backward()
+            next_first = first + size if not last else start + plan.windows_per_step
+            inputs, targets = self.batches.batch(first, size, next_first)
+            with self.world.accumulating(runner, last=last):
+                loss = runner(inputs, targets) / plan.micro_batches
+                loss.backward()
             total += loss.detach()
-            if self.stop:
+            if self.stop and self.world.size == 1:
                 # The half-made gradients are dropped; the state is still that of the last step.
-                drop_gradients(self.optimisers)
+                drop_gradients(optimisers)
                 return None
         limit = config.optim.grad_clip or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        verdict, guard = judge(self.progress.guard, config.optim, float(total), norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.built.model.parameters(), limit)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        wanted = self._save_wanted() if self.world.leader else 0
+        stop = self.world.size > 1 and self._asked_to_stop()
+        summed, stops, kind = self.world.sum([float(total), float(stop), wanted])
+        loss_now = summed / self.world.size
+        verdict, guard = judge(self.progress.guard, config.optim, loss_now, float(norm))
         share = rate_share(config.optim, self.progress.step, plan.total_steps)
         if verdict is Verdict.UPDATE:
-            step_all(self.optimisers, share)
+            step_all(optimisers, share)
         else:
-            drop_gradients(self.optimisers)
-        return StepResult(float(total), norm, share * config.optim.lr, verdict, guard)
+            drop_gradients(optimisers)
+        rate = share * config.optim.lr
+        return StepResult(loss_now, float(norm), rate, verdict, guard, KINDS[int(kind)], stops > 0)
 
     def _recover(self, result: StepResult) -> None:
         """Act on a step that was not applied. Raises DivergedError when nothing helps."""
@@ -310,7 +263,9 @@ class Trainer:
             self.run.event("step_skipped", step=step, **facts)
             return
         self.saver.wait()
-        loaded = choose_checkpoint(self.run, "auto") if result.verdict is Verdict.ROLL_BACK else None
+        loaded = None
+        if result.verdict is Verdict.ROLL_BACK:
+            loaded = self.world.share(lambda: choose_checkpoint(self.run, "auto"))
         if loaded is None:
             rollbacks = result.guard.rollbacks
             raise DivergedError(
@@ -324,15 +279,25 @@ class Trainer:
         self.progress.guard = replace(self.progress.guard, rollbacks=result.guard.rollbacks)
         self.last_saved_step = self.progress.step
         self.run.event("rolled_back", from_step=step, step=self.progress.step, **facts)
-        say(f"step {step} went wrong (loss {result.loss}); back to step {self.progress.step}")
+        self._say(f"step {step} went wrong (loss {result.loss}); back to step {self.progress.step}")
+
+    def _say(self, text: str) -> None:
+        """One line for a person or a log; a reader that went away does not stop the run."""
+        if not self.world.leader:
+            return
+        try:
+            print(text, flush=True)
+        except OSError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the rest of the process
 
     def _announce(self) -> None:
-        count = sum(p.numel() for p in self.model.parameters())
+        count = sum(p.numel() for p in self.built.parameters.values())
         facts: dict[str, Any] = {
             "step": self.progress.step,
             "parameters": count,
-            "device": str(self.device),
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.world.device),
+            "processes": self.world.size,
+            "dtype": str(self.built.dtype).removeprefix("torch."),
             "config_sha256": self.config.sha256(),
             "data_sha256": self.data.sha256,
         }
@@ -342,15 +307,16 @@ class Trainer:
         else:
             self.run.event("resumed", manifest_sha256=self.resumed.manifest_sha256, **facts)
             verb = f"resume from {self.resumed.path.name}"
-        say(
-            f"{verb}: {count / 1e6:.2f}M parameters on {self.device} {facts['dtype']}, "
+        where = f"{self.world.size} × {self.world.device.type}" if self.world.size > 1 else self.world.device
+        self._say(
+            f"{verb}: {count / 1e6:.2f}M parameters on {where} {facts['dtype']}, "
             f"{self.plan.total_steps} steps of {self.plan.tokens_per_step} tokens, "
             f"data {self.data.name}"
         )
 
     def _log(self, result: StepResult) -> None:
         progress, plan = self.progress, self.plan
-        self.run.metrics.append(
+        self.run.measure(
             {
                 "step": progress.step,
                 "loss": finite(result.loss),
@@ -367,7 +333,7 @@ class Trainer:
             tok_s=round(self.tokens_per_second, 1),
             eta_s=round(left / max(1e-9, self.tokens_per_second), 1),
         )
-        say(
+        self._say(
             f"step {progress.step}/{plan.total_steps} loss {result.loss:.3f} lr {result.rate:.1e} "
             f"{self.tokens_per_second:.1e} tok/s"
         )
@@ -375,55 +341,64 @@ class Trainer:
     @torch.no_grad()
     def _evaluate(self) -> None:
         """Loss on the held-out windows, in nats per token and bits per byte."""
-        size = self.config.train.batch_size
+        size, world, model = self.config.train.batch_size, self.world, self.built.model
         # Whole batches only: a last smaller one would be compiled for itself.
-        count = min(self.config.train.eval_windows, len(self.val_windows)) // size * size
-        if count == 0:
+        batches = min(self.config.train.eval_windows, len(self.val_windows)) // size
+        if batches == 0:
             return
         self.heart.update(phase=Phase.EVALUATING)
-        self.model.eval()
+        model.eval()
         total = 0.0
-        for first in range(0, count, size):
-            windows = [self.val_windows.read(i) for i in range(first, first + size)]
-            inputs, targets = as_batch(windows)
-            loss = self.model(inputs.to(self.device), targets.to(self.device))
-            total += float(loss) * len(windows)
-        self.model.train()
-        loss = total / count
-        bits = loss / math.log(2) / self.data.bytes_per_token
-        self.last_val = {"loss": loss, "bits_per_byte": bits}
+        # Sharded processes must run the same number of batches; the surplus ones count nothing.
+        for turn in range(-(-batches // world.size)):
+            batch = turn * world.size + world.rank
+            first = min(batch, batches - 1) * size
+            inputs, targets = as_batch([self.val_windows.read(i) for i in range(first, first + size)])
+            loss = model(inputs.to(world.device), targets.to(world.device))
+            total += float(loss) if batch < batches else 0.0
+        model.train()
+        (total,) = world.sum([total])
+        loss_now = total / batches
+        bits = loss_now / math.log(2) / self.data.bytes_per_token
+        self.last_val = {"loss": loss_now, "bits_per_byte": bits}
         best = self.progress.best_val
-        self.progress.best_val = loss if best is None else min(best, loss)
+        self.progress.best_val = loss_now if best is None else min(best, loss_now)
         self.run.event("evaluated", step=self.progress.step, **self.last_val)
-        say(f"step {self.progress.step} val_loss {loss:.4f} bits_per_byte {bits:.4f}")
+        self._say(f"step {self.progress.step} val_loss {loss_now:.4f} bits_per_byte {bits:.4f}")
         self.heart.update(phase=Phase.TRAINING)
 
     def _asked_to_stop(self) -> bool:
+        """Whether this process knows a reason to stop; only the leader looks at files."""
         if not self.stop and self.run.requested(Control.STOP):
             self.run.acknowledge(Control.STOP, step=self.progress.step)
             self.stop.name = "control/stop"
-        if 0 < self.config.train.until <= self.progress.step:
+        ahead = self.progress.step + (1 if self.world.size > 1 else 0)
+        if self.world.leader and 0 < self.config.train.until <= ahead:
             self.stop.name = self.stop.name or "train.until"
+        return bool(self.stop)
+
+    def _pause_if_asked(self) -> None:
         while not self.stop and self.run.requested(Control.PAUSE):
             self.heart.update(phase=Phase.PAUSED)
             time.sleep(0.2)
-        return bool(self.stop)
 
-    def _save_if_due(self) -> None:
+    def _save_wanted(self) -> int:
+        """The number of the kind of checkpoint to make after the step that is being done; 0 for none."""
         requested = self.run.requested(Control.CHECKPOINT)
         clock = SaveClock(
-            step=self.progress.step,
+            step=self.progress.step + 1,
             last_saved_step=self.last_saved_step,
             since_last_s=time.monotonic() - self.saver.last_finished,
             trained_s=self.progress.trained_s,
             last_milestone_s=self.progress.last_milestone_s,
             requested=requested,
         )
-        wanted = due(self.config.checkpoint, clock)
-        if wanted is not None and self.saver.ready(wait=wanted.exact):
-            self._save(wanted.kind)
-            if requested:
-                self.run.acknowledge(Control.CHECKPOINT, step=self.progress.step)
+        wanted: Due | None = due(self.config.checkpoint, clock)
+        if wanted is None or not self.saver.ready(wait=wanted.exact):
+            return 0
+        if requested:
+            self.run.acknowledge(Control.CHECKPOINT, step=clock.step)
+        return KINDS.index(wanted.kind)
 
     def _save(self, kind: str) -> None:
         progress = self.progress
@@ -433,6 +408,7 @@ class Trainer:
         state = {
             "step": progress.step,
             "tokens": tokens,
+            "run_id": self.run.run_id,
             "progress": asdict(progress),
             "identity": self.identity,
             "rng": {"scheme": "reseeded per micro-batch from (seed, sample)"},
@@ -441,23 +417,24 @@ class Trainer:
         }
         facts = {
             "wall_s": round(progress.trained_s, 3),
-            "world_size": 1,
+            "world_size": self.world.size,
             "config_sha256": self.config.sha256(),
             "data_sha256": self.data.sha256,
             "val": self.last_val,
         }
-        self.saver.save(SaveRequest(progress.step, tokens, kind, state, facts))
+        if self.world.leader or self.built.sharded:
+            self.saver.save(SaveRequest(progress.step, tokens, kind, state, facts))
         self.last_saved_step = progress.step
 
-    def _preempted(self) -> ExitCode:
+    def _preempted(self, reason: str) -> ExitCode:
         self.heart.update(phase=Phase.DRAINING)
-        self.run.event("stopping", reason=self.stop.name, step=self.progress.step)
+        self.run.event("stopping", reason=reason, step=self.progress.step)
         self.saver.wait()
         if self.progress.step != self.last_saved_step:
             self._save("preempt")
             self.saver.wait()
-        say(f"stopped by {self.stop.name} at step {self.progress.step}; run again to go on")
-        self.run.event("stopped", reason=self.stop.name, step=self.progress.step)
+        self._say(f"stopped by {reason} at step {self.progress.step}; run again to go on")
+        self.run.event("stopped", reason=reason, step=self.progress.step)
         return ExitCode.PREEMPTED
 
     def _already_saved(self) -> Saved | None:
@@ -485,6 +462,8 @@ class Trainer:
             self._save("final")
             self.saver.wait()
             saved = self.saver.last
+        if not self.world.leader:
+            return ExitCode.DONE
         if saved is None or saved.step != self.progress.step:
             raise StorageError(
                 "Training is complete, but its last checkpoint could not be written; events.jsonl "
@@ -501,8 +480,5 @@ class Trainer:
         )
         self.run.event("done", step=self.progress.step, dir=f"ckpt/{saved.path.name}", state_sha256=digests)
         self.heart.update(phase=Phase.DONE)
-        say(f"done: step {self.progress.step}, {saved.path.name}, {saved.bytes} bytes")
+        self._say(f"done: step {self.progress.step}, {saved.path.name}, {saved.bytes} bytes")
         return ExitCode.DONE
-
-
-say: Callable[[str], None] = lambda text: print(text, flush=True)  # noqa: E731

@@ -48,14 +48,19 @@ class Control(enum.StrEnum):
 class RunDir:
     """One run's directory, locked for this process.
 
+    Only the leader of several processes keeps records; for the others all recording is silent.
     Raises ConfigError when another trainer holds it or it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, follower_of: str = "") -> None:
         self.path = path.resolve()
+        self.leader = not follower_of
         self.ckpt = self.path / "ckpt"
         self.control = self.path / "control"
         self.mirror = self.path / "mirror"
+        self.run_id = follower_of
+        if follower_of:
+            return
         try:
             for directory in (self.path, self.ckpt, self.control, self.mirror):
                 directory.mkdir(parents=True, exist_ok=True)
@@ -93,6 +98,8 @@ class RunDir:
 
     def describe(self, config: Config) -> None:
         """Write `run.json` (once) and the resolved `config.toml`."""
+        if not self.leader:
+            return
         run_file = self.path / "run.json"
         if not run_file.exists():
             facts = {
@@ -108,13 +115,20 @@ class RunDir:
 
     def event(self, name: str, **facts: Any) -> None:
         """Append a numbered event; it is on disk on return. Safe from any thread."""
+        if not self.leader:
+            return
         with self._event_lock:
             self.events.append({"seq": self._seq, "t": time.time(), "event": name, **facts})
             self._seq += 1
 
+    def measure(self, record: dict[str, Any]) -> None:
+        """Append a line to `metrics.jsonl`."""
+        if self.leader:
+            self.metrics.append(record)
+
     def requested(self, control: Control) -> bool:
         """Whether the daemon asks for `control` now."""
-        return (self.control / control).exists()
+        return self.leader and (self.control / control).exists()
 
     def acknowledge(self, control: Control, **facts: Any) -> None:
         """Remove the request and record that it was acted on."""
@@ -123,20 +137,28 @@ class RunDir:
 
     def finish(self, **facts: Any) -> None:
         """Write DONE.json: the run is complete."""
+        if not self.leader:
+            return
         (self.path / "FAILED.json").unlink(missing_ok=True)
         replace_file(self.path / "DONE.json", to_json({"time": time.time(), **facts}))
 
     def fail(self, **facts: Any) -> None:
         """Write FAILED.json: the run needs a person."""
+        if not self.leader:
+            return
         replace_file(self.path / "FAILED.json", to_json({"time": time.time(), **facts}))
 
     def reopen(self) -> None:
         """Remove the verdict of an earlier attempt: the run goes on."""
+        if not self.leader:
+            return
         for name in ("DONE.json", "FAILED.json"):
             (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the directory."""
+        if not self.leader:
+            return
         self.events.close()
         self.metrics.close()
         self._lock.close()
@@ -149,7 +171,7 @@ class Heartbeat:
     works. A reader can so tell a stuck trainer from a slow one.
     """
 
-    def __init__(self, path: Path, period_s: float) -> None:
+    def __init__(self, path: Path, period_s: float, *, enabled: bool = True) -> None:
         self._path = path
         self._period_s = period_s
         self._lock = threading.Lock()
@@ -163,7 +185,9 @@ class Heartbeat:
             "last_step_unix": time.time(),
         }
         self._thread = threading.Thread(target=self._run, name="gputrain-heartbeat", daemon=True)
-        self._thread.start()
+        self._enabled = enabled
+        if enabled:
+            self._thread.start()
 
     def update(self, *, now: bool = False, **facts: Any) -> None:
         """Change what the next beat says; `now` writes it at once."""
@@ -195,7 +219,8 @@ class Heartbeat:
         """Write the last state and end the thread."""
         self._stopped = True
         self._wake.set()
-        self._thread.join()
+        if self._enabled:
+            self._thread.join()
 
 
 def finite(value: Any) -> Any:
