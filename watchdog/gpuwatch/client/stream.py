@@ -32,6 +32,7 @@ class AsyncClient:
         self._waiting: dict[int, asyncio.Future[wire.Reply]] = {}
         self._streams: dict[int, asyncio.Queue[wire.Notice | None]] = {}
         self._early: dict[int, list[wire.Notice]] = {}
+        self._ended: set[int] = set()
         self._reader_task: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._broken: str | None = "not connected"
@@ -102,6 +103,7 @@ class AsyncClient:
                     return
         finally:
             self._streams.pop(subscription, None)
+            self._ended.add(subscription)
             if self._broken is None:
                 with contextlib.suppress(CallFailed, asyncio.CancelledError):
                     await self.call("unsubscribe", wire.Unsubscribe(subscription=subscription), wire.Empty)
@@ -112,7 +114,7 @@ class AsyncClient:
             while line := await reader.readline():
                 reply = _REPLY.decode(line)
                 if reply.method == "notice":
-                    await self._deliver(msgspec.json.decode(reply.params, type=wire.Notice))
+                    self._deliver(msgspec.json.decode(reply.params, type=wire.Notice))
                 elif reply.id is not None and (future := self._waiting.get(reply.id)) and not future.done():
                     future.set_result(reply)
         except (OSError, ValueError, msgspec.DecodeError) as error:
@@ -120,13 +122,22 @@ class AsyncClient:
         finally:
             self._fail(reason)
 
-    async def _deliver(self, notice: wire.Notice) -> None:
+    def _deliver(self, notice: wire.Notice) -> None:
+        if notice.subscription in self._ended:
+            return
         queue = self._streams.get(notice.subscription)
         if queue is None:
-            # may overtake the answer to its own subscribe call
+            # its subscriber has the number but not run yet
             self._early.setdefault(notice.subscription, [])[_BACKLOG:] = [notice]
+        elif queue.full():
+            # a reader that does not read must not hold up the others: it starts over from what it has
+            self._ended.add(notice.subscription)
+            queue.get_nowait()
+            queue.put_nowait(
+                wire.Notice(subscription=notice.subscription, lost="too slow; subscribe again to go on")
+            )
         else:
-            await queue.put(notice)
+            queue.put_nowait(notice)
 
     def _fail(self, reason: str) -> None:
         self._broken = self._broken or reason

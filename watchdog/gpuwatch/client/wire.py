@@ -5,8 +5,8 @@ per hour), sizes bytes, times Unix seconds UTC, durations seconds. `None` means
 unknown and is shown as unknown, never as zero. Every string that came from a box
 or a vendor has been through `gpuwatch.clean`: no control characters, bounded length.
 
-`METHODS` lists every call with its parameter and result type; docs/protocol.md is
-generated from it.
+`METHODS` lists every call with its parameter and result type; docs/protocol.md is made
+from it (`python docs/make_protocol.py`), and a test keeps the two equal.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class OfferRow(Struct, frozen=True, kw_only=True):
 
 
 class GpuRow(Struct, frozen=True, kw_only=True):
-    """One GPU at one moment; each value None when the driver did not say."""
+    """One GPU at one moment: per cent, bytes, watts, °C; each None when the driver did not say."""
 
     index: int
     name: str
@@ -222,7 +222,7 @@ class EventRow(Struct, frozen=True, kw_only=True):
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """One telemetry sample of a box."""
+    """One telemetry sample of a box. `cpu` is per cent of all cores."""
 
     time: float
     gpus: list[GpuRow]

@@ -1,0 +1,215 @@
+"""Numbers next to their targets: `make bench`. Each row prints name, measured, target, ok or MISS.
+
+Peers run interleaved with ours in the same session, so that ratios hold on a noisy machine.
+Needs openssh-server and a few GB of disk. `run.py NAME …` runs only those rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from integration.test_openssh import Sshd
+from integration.world import World
+
+BIN = Path(sys.executable).parent
+HELLO = "from textual.app import App\nfrom textual.widgets import Static\nclass A(App):\n    def compose(self):\n        yield Static('hello-world')\nA().run()\n"
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    measured: float
+    target: float
+    unit: str
+    detail: str
+    at_least: bool = False
+
+    def __str__(self) -> str:
+        good = self.measured >= self.target if self.at_least else self.measured <= self.target
+        sign = ">=" if self.at_least else "<="
+        mark = "ok" if good else "MISS"
+        return f"{self.name:<34} {self.measured:8.2f} {self.unit:<6} {sign} {self.target:<8g} {mark:<5} {self.detail}"
+
+
+def timed(argv: list[str], env: dict[str, str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(argv, env=env, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def listing(world: World) -> Row:
+    """The CLI's listing against the vendor's own, both with one machine rented."""
+    ours, theirs = [], []
+    vast = world.environment | {"VAST_URL": world.url}
+    for _ in range(9):
+        ours.append(timed([str(BIN / "gputui"), "ls", "--json"], world.environment))
+        theirs.append(timed([str(BIN / "vastai"), "show", "instances", "--raw"], vast))
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    return Row(
+        "gputui ls / vastai show instances",
+        ratio,
+        0.35,
+        "x",
+        f"{statistics.median(ours):.3f} s vs {statistics.median(theirs):.3f} s",
+    )
+
+
+def until_on_screen(argv: list[str], env: dict[str, str], text: bytes) -> float:
+    """Seconds from exec until `text` is among the bytes sent to a pseudo-terminal of 120×40."""
+    started = time.perf_counter()
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execvpe(argv[0], argv, env | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"})
+    seen = b""
+    try:
+        while text not in seen:
+            ready, _, _ = select.select([master], [], [], 15)
+            if not ready:
+                raise TimeoutError(f"{argv[0]} did not show {text!r}: {seen[-300:]!r}")
+            seen += os.read(master, 1 << 16)
+        return time.perf_counter() - started
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        os.close(master)
+
+
+def first_paint(world: World, run: str) -> Row:
+    """The app with the daemon's data on screen, against a bare Textual app."""
+    ours, theirs = [], []
+    for _ in range(9):
+        ours.append(until_on_screen([str(BIN / "gputui")], world.environment, run.encode()))
+        theirs.append(until_on_screen([sys.executable, "-c", HELLO], world.environment, b"hello-world"))
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    return Row(
+        "first paint with data / bare app",
+        ratio,
+        2.0,
+        "x",
+        f"{statistics.median(ours):.3f} s vs {statistics.median(theirs):.3f} s",
+    )
+
+
+def idle_memory(home: Path) -> Row:
+    """Resident memory of a daemon that has loaded no vendor SDK."""
+    config = home / "config" / "config.toml"
+    config.parent.mkdir(parents=True)
+    world = World(home)
+    config.write_text("[providers.vast]\nenabled = false\n")
+    try:
+        world.start_daemon()
+        assert world.daemon is not None
+        status = Path(f"/proc/{world.daemon.pid}/status").read_text()
+        rss = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+    finally:
+        world.stop()
+    return Row("gpuwatch idle memory", rss, 80, "MiB", "VmRSS, no vendor SDK loaded")
+
+
+def custody(home: Path, size: int) -> Row:
+    """Download, re-read from disk, hash and fsync of one file, against scp then sha256sum of the same file."""
+    from gpuwatch.box.fetch import Fetched, Progress, Wanted, fetch
+    from gpuwatch.box.hostkeys import HostKeys, own_key
+    from gpuwatch.box.sentinel import Sentinel, install
+    from gpuwatch.box.ssh import Box
+
+    key = own_key(home / "ssh")
+    server = Sshd(home, key)
+    (home / "workspace").mkdir(parents=True)
+    server.start()
+    ours, theirs = [], []
+
+    async def one(number: int) -> float:
+        box = await Box.connect(server.endpoint, alias="vast-1", key=key, hostkeys=HostKeys(home / "ssh"))
+        facts = await install(box)
+        sentinel = Sentinel(box, facts.workspace, "bench")
+        started = time.perf_counter()
+        inventory = await sentinel.inventory(["big.bin"], "1")
+        wanted = [Wanted(f.path, f.identity, home / f"out{number}" / f.path) for f in inventory.files]
+        async for outcome in fetch(
+            box, sentinel.argv("send"), root=sentinel.work, wanted=wanted, partial=home / f"out{number}" / ".partial",
+            boot_id=inventory.boot_id, progress=Progress(),
+        ):  # fmt: skip
+            assert isinstance(outcome, Fetched), outcome
+        after = await sentinel.inventory(["big.bin"], "1")
+        assert after.files == inventory.files
+        took = time.perf_counter() - started
+        await box.close()
+        (home / f"out{number}" / "big.bin").unlink()
+        return took
+
+    try:
+        work = home / "workspace" / "bench"
+        work.mkdir()
+        with (work / "big.bin").open("wb") as file:
+            for _ in range(size >> 20):
+                file.write(os.urandom(1 << 20))
+        copy = home / "scp.bin"
+        scp = ["scp", "-q", "-P", str(server.port), "-i", str(key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+               "-o", "LogLevel=ERROR", f"{server.endpoint.user}@127.0.0.1:{work}/big.bin", str(copy)]  # fmt: skip
+        for number in range(5):
+            started = time.perf_counter()
+            subprocess.run(scp, check=True)
+            subprocess.run(["sha256sum", str(copy)], check=True, stdout=subprocess.DEVNULL)
+            theirs.append(time.perf_counter() - started)
+            copy.unlink()
+            ours.append(asyncio.run(one(number)))
+    finally:
+        server.stop()
+    ratios = [t / o for t, o in zip(theirs, ours, strict=True)]
+    speed = size / statistics.median(ours) / 1e6
+    return Row(
+        f"custody of {size >> 20} MiB / (scp + sha256sum)",
+        statistics.median(ratios),
+        1.0,
+        "x",
+        f"{speed:.0f} MB/s proved, hashed on both sides and fsynced",
+        at_least=True,
+    )
+
+
+def with_world(home: Path, measure: Callable[[World, str], Row]) -> Row:
+    world = World(home)
+    try:
+        world.start_simulator("--ephemeral")
+        world.start_daemon()
+        run = world.script("while :; do sleep 1; done", name="benchrun", top='artifacts = "none"')
+        world.wait_event(run, "job-started")
+        return measure(world, run)
+    finally:
+        world.stop()
+
+
+def main(names: list[str]) -> int:
+    rows: dict[str, Callable[[Path], Row]] = {
+        "listing": lambda home: with_world(home, lambda world, _: listing(world)),
+        "first-paint": lambda home: with_world(home, first_paint),
+        "idle-memory": idle_memory,
+        "custody-1g": lambda home: custody(home, 1 << 30),
+    }
+    missed = 0
+    for name, measure in rows.items():
+        if names and name not in names:
+            continue
+        with tempfile.TemporaryDirectory(prefix="gputui-bench-") as folder:
+            row = measure(Path(folder))
+        print(row, flush=True)
+        missed += "MISS" in str(row)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
