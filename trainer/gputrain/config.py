@@ -158,6 +158,25 @@ class SystemConfig:
 
 
 @dataclass(frozen=True)
+class WatchConfig:
+    """Who is told about the run."""
+
+    name: str = ""
+    """Name of the run for people; empty means the name of the run directory."""
+    tee: bool = True
+    """Lines on the console as well as in the log."""
+    log_dir: str = ""
+    """Directory of the log; empty means log.txt in the run directory."""
+    tensorboard: bool = False
+    wandb: str = "off"
+    """Weights & Biases: off, online or offline."""
+    wandb_project: str = ""
+    wandb_entity: str = ""
+    peak_flops: float = 0.0
+    """Operations per second of one device for MFU; 0 means from the table of GPUs."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that defines a run."""
 
@@ -167,6 +186,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     system: SystemConfig = field(default_factory=SystemConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
     def flat(self) -> dict[str, object]:
         """All settings as ``{"section.key": value}`` in declaration order."""
@@ -227,6 +247,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
         "optim.name": ("adamw", "muon"),
         "optim.schedule": ("cosine", "wsd", "constant"),
         "system.device": ("auto", "cpu", "cuda"),
+        "watch.wandb": ("off", "online", "offline"),
         "system.parallel": ("ddp", "fsdp"),
         "system.compile": ("auto", "on", "off"),
         "system.dtype": ("auto", "float32", "bfloat16"),
@@ -259,6 +280,7 @@ def from_layers(layers: Iterable[Layer]) -> tuple[Config, dict[str, str]]:
         train=TrainConfig(**sections["train"]),
         checkpoint=CheckpointConfig(**sections["checkpoint"]),
         system=SystemConfig(**sections["system"]),
+        watch=WatchConfig(**sections["watch"]),
     )
     _check(config)
     return config, origins

@@ -32,10 +32,10 @@ class RMSNormFunction(torch.autograd.Function):
         grad = grads[0]
         normal = x * scale
         grad_gain = (grad * normal).flatten(0, -2).sum(0)
-        inner = grad * gain
+        inner = grad * gain.to(scale.dtype)
         shrink = torch.linalg.vecdot(inner, normal, dim=-1).unsqueeze(-1).div_(-x.shape[-1])
         grad_x = inner.addcmul_(normal, shrink).mul_(scale)
-        return grad_x.to(x.dtype), grad_gain, None
+        return grad_x.to(x.dtype), grad_gain.to(gain.dtype), None
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 import uuid
@@ -24,6 +23,7 @@ from gputrain.identity import compare_identity, identity
 from gputrain.optim import drop_gradients, step_all
 from gputrain.order import derive_seed
 from gputrain.progress import Progress, StepResult, make_plan, restore_progress
+from gputrain.report import Reporter
 from gputrain.resume import choose_checkpoint, newest_of_run
 from gputrain.rundir import Control, Heartbeat, Phase, RunDir, finite
 from gputrain.schedule import rate_share
@@ -118,7 +118,7 @@ class Trainer:
         own = self.resumed is not None and self.resumed.path.parent == run.ckpt
         self.last_saved_step = self.progress.step if own else -1
         self.last_val: dict[str, float] | None = None
-        self.tokens_per_second = 0.0
+        self.report = Reporter(config, run, heart, world, self.plan, self.progress.step)
 
     def _resume(self, resume: str) -> Loaded | None:
         def choose() -> Loaded | None:
@@ -166,6 +166,7 @@ class Trainer:
     def close(self) -> None:
         """End the threads; a checkpoint that is being written is finished first."""
         self.batches.close()
+        self.report.close()
         self.saver.wait()
 
     def train(self) -> ExitCode:
@@ -179,7 +180,6 @@ class Trainer:
             step=self.progress.step,
             total_steps=plan.total_steps,
         )
-        timer, timed_step = time.monotonic(), self.progress.step
         while self.progress.step < plan.total_steps:
             self._pause_if_asked()
             if self.world.size == 1 and self._asked_to_stop():
@@ -188,29 +188,23 @@ class Trainer:
             result = self._step()
             if result is None:
                 return self._preempted(self.stop.name)
-            now = time.monotonic()
             progress = self.progress
             progress.step += 1
             progress.next_sample += plan.windows_per_step
-            progress.trained_s += now - began
+            progress.trained_s += time.monotonic() - began
             progress.guard = result.guard
-            self.heart.update(
-                phase=Phase.TRAINING, step=progress.step, last_step_unix=time.time(), loss=result.loss
-            )
             last = progress.step == plan.total_steps
-            if last or progress.step % self.config.train.log_every == 0:
-                done_tokens = (progress.step - timed_step) * plan.tokens_per_step
-                self.tokens_per_second = done_tokens / max(1e-9, now - timer)
-                timer, timed_step = now, progress.step
-                self._log(result)
+            self.heart.update(phase=Phase.TRAINING)
+            self.report.step(progress.step, self.tokens, result, self.saver.postponed)
             if result.verdict is not Verdict.UPDATE:
                 self._recover(result)
-                timer, timed_step = time.monotonic(), self.progress.step
+                self.report.restarted(self.progress.step)
                 continue
             every = self.config.train.eval_every
             if last or (every and progress.step % every == 0):
+                go_on = self.report.pause_clock()
                 self._evaluate()
-                timer, timed_step = time.monotonic(), progress.step
+                go_on()
             if not last and result.save_kind:
                 self._save(result.save_kind)
             if not last and result.stop:
@@ -279,16 +273,7 @@ class Trainer:
         self.progress.guard = replace(self.progress.guard, rollbacks=result.guard.rollbacks)
         self.last_saved_step = self.progress.step
         self.run.event("rolled_back", from_step=step, step=self.progress.step, **facts)
-        self._say(f"step {step} went wrong (loss {result.loss}); back to step {self.progress.step}")
-
-    def _say(self, text: str) -> None:
-        """One line for a person or a log; a reader that went away does not stop the run."""
-        if not self.world.leader:
-            return
-        try:
-            print(text, flush=True)
-        except OSError:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the rest of the process
+        self.report.say(f"step {step} went wrong (loss {result.loss}); back to step {self.progress.step}")
 
     def _announce(self) -> None:
         count = sum(p.numel() for p in self.built.parameters.values())
@@ -308,34 +293,10 @@ class Trainer:
             self.run.event("resumed", manifest_sha256=self.resumed.manifest_sha256, **facts)
             verb = f"resume from {self.resumed.path.name}"
         where = f"{self.world.size} × {self.world.device.type}" if self.world.size > 1 else self.world.device
-        self._say(
+        self.report.say(
             f"{verb}: {count / 1e6:.2f}M parameters on {where} {facts['dtype']}, "
             f"{self.plan.total_steps} steps of {self.plan.tokens_per_step} tokens, "
             f"data {self.data.name}"
-        )
-
-    def _log(self, result: StepResult) -> None:
-        progress, plan = self.progress, self.plan
-        self.run.measure(
-            {
-                "step": progress.step,
-                "loss": finite(result.loss),
-                "lr": result.rate,
-                "grad_norm": finite(result.norm),
-                "tokens": self.tokens,
-                "tokens_per_second": round(self.tokens_per_second, 1),
-                "time": time.time(),
-            }
-        )
-        left = (plan.total_steps - progress.step) * plan.tokens_per_step
-        self.heart.update(
-            tokens=self.tokens,
-            tok_s=round(self.tokens_per_second, 1),
-            eta_s=round(left / max(1e-9, self.tokens_per_second), 1),
-        )
-        self._say(
-            f"step {progress.step}/{plan.total_steps} loss {result.loss:.3f} lr {result.rate:.1e} "
-            f"{self.tokens_per_second:.1e} tok/s"
         )
 
     @torch.no_grad()
@@ -363,8 +324,7 @@ class Trainer:
         self.last_val = {"loss": loss_now, "bits_per_byte": bits}
         best = self.progress.best_val
         self.progress.best_val = loss_now if best is None else min(best, loss_now)
-        self.run.event("evaluated", step=self.progress.step, **self.last_val)
-        self._say(f"step {self.progress.step} val_loss {loss_now:.4f} bits_per_byte {bits:.4f}")
+        self.report.evaluated(self.progress.step, self.last_val)
         self.heart.update(phase=Phase.TRAINING)
 
     def _asked_to_stop(self) -> bool:
@@ -378,9 +338,11 @@ class Trainer:
         return bool(self.stop)
 
     def _pause_if_asked(self) -> None:
+        go_on = self.report.pause_clock()
         while not self.stop and self.run.requested(Control.PAUSE):
             self.heart.update(phase=Phase.PAUSED)
             time.sleep(0.2)
+        go_on()
 
     def _save_wanted(self) -> int:
         """The number of the kind of checkpoint to make after the step that is being done; 0 for none."""
@@ -423,7 +385,8 @@ class Trainer:
             "val": self.last_val,
         }
         if self.world.leader or self.built.sharded:
-            self.saver.save(SaveRequest(progress.step, tokens, kind, state, facts))
+            self.report.stalled(self.saver.save(SaveRequest(progress.step, tokens, kind, state, facts)))
+        self.heart.update(last_ckpt_step=progress.step, last_ckpt_unix=time.time())
         self.last_saved_step = progress.step
 
     def _preempted(self, reason: str) -> ExitCode:
@@ -433,7 +396,7 @@ class Trainer:
         if self.progress.step != self.last_saved_step:
             self._save("preempt")
             self.saver.wait()
-        self._say(f"stopped by {reason} at step {self.progress.step}; run again to go on")
+        self.report.say(f"stopped by {reason} at step {self.progress.step}; run again to go on")
         self.run.event("stopped", reason=reason, step=self.progress.step)
         return ExitCode.PREEMPTED
 
@@ -480,5 +443,5 @@ class Trainer:
         )
         self.run.event("done", step=self.progress.step, dir=f"ckpt/{saved.path.name}", state_sha256=digests)
         self.heart.update(phase=Phase.DONE)
-        self._say(f"done: step {self.progress.step}, {saved.path.name}, {saved.bytes} bytes")
+        self.report.say(f"done: step {self.progress.step}, {saved.path.name}, {saved.bytes} bytes")
         return ExitCode.DONE

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -164,6 +165,19 @@ class RunDir:
         self._lock.close()
 
 
+STALL_FLOOR_S = 120.0
+UNHURRIED = (Phase.STARTING, Phase.COMPILING, Phase.EVALUATING, Phase.PAUSED, Phase.SAVING, Phase.DONE)
+"""Phases in which no steps are expected."""
+
+
+def is_stalled(facts: Mapping[str, Any], now: float) -> bool:
+    """Whether the main loop makes no steps although the process lives; `now` in Unix seconds."""
+    if facts["phase"] in [str(phase) for phase in UNHURRIED]:
+        return False
+    patience = max(STALL_FLOOR_S, 20 * float(facts.get("step_s_ema") or 0))
+    return bool(now - float(facts["last_step_unix"]) > patience)
+
+
 class Heartbeat:
     """Writes `status.json` every few seconds from a thread of its own.
 
@@ -209,6 +223,7 @@ class Heartbeat:
     def _write(self) -> None:
         with self._lock:
             facts = {key: finite(value) for key, value in self._facts.items()}
+        facts["stalled"] = is_stalled(facts, time.time())
         try:
             replace_file(self._path, to_json({"time": time.time(), **facts}), durable=False)
         except OSError:
