@@ -14,6 +14,7 @@ from typing import Self
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Input
 from ui.fake_daemon import FakeDaemon
 from ui.scenario import World, small_fleet
 
@@ -108,11 +109,19 @@ def clock() -> Clock:
 App = tuple[GpuTui, Pilot[None]]
 
 
+def type_text(app: GpuTui, text: str) -> None:
+    """Type into the focused input at once (a key at a time costs a tenth of a second each)."""
+    assert isinstance(app.focused, Input)
+    app.focused.insert_text_at_cursor(text)
+
+
 async def until(pilot: Pilot[None], what: Callable[[], object]) -> None:
-    """Let the app work until `what` is true; fails after 20 s."""
+    """Let the app work until `what` is true, then until that is drawn; fails after 20 s."""
     async with asyncio.timeout(20):
         while not what():
-            await pilot.pause()
+            await pilot._wait_for_screen()
+            await asyncio.sleep(0)
+        await pilot.pause()
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from textual.widgets import Button, Input
-from ui.conftest import App, Clock, running, screen_text, toasts, until
+from ui.conftest import App, Clock, running, screen_text, toasts, type_text, until
 from ui.fake_daemon import FakeDaemon, Fault
 
 from gputui.screens.destroy import Choice, DestroyDialog
@@ -76,9 +76,12 @@ async def test_losing_files_needs_the_name_and_a_reason(daemon: FakeDaemon, cloc
         await pilot.press("down")
         assert go.disabled
         dialog.query_one("#name", Input).focus()
-        await pilot.press(*"onyx-1b-gro")
+        await pilot.pause()
+        type_text(app, "onyx-1b-gro")
         dialog.query_one("#reason", Input).focus()
-        await pilot.press(*"old")
+        await pilot.pause()
+        type_text(app, "old")
+        await pilot.pause()
         assert go.disabled, "the name is not whole"
         dialog.query_one("#name", Input).focus()
         await pilot.press("end", "w", "enter")

@@ -54,12 +54,10 @@ def evil_world(text: str) -> World:
     return world
 
 
-@pytest.fixture(params=sorted(EVIL))
-def world(request: pytest.FixtureRequest) -> World:
-    return evil_world(EVIL[request.param])
+@pytest.mark.parametrize("kind", sorted(EVIL))
+async def test_every_screen_shows_it_and_obeys_nothing(daemon: FakeDaemon, clock: Clock, kind: str) -> None:
+    daemon.world = evil_world(EVIL[kind])
 
-
-async def test_every_screen_shows_it_and_obeys_nothing(daemon: FakeDaemon, clock: Clock) -> None:
     def checked(app: object) -> None:
         text = screen_text(app)  # type: ignore[arg-type]
         assert not OBEYED.search(text.replace("\n", "")), "something got through"

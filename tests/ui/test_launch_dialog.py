@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from textual.widgets import Button
-from ui.conftest import App, Clock, running, screen_text, toasts, until
+from ui.conftest import App, Clock, running, screen_text, toasts, type_text, until
 from ui.fake_daemon import FakeDaemon, Fault
 from ui.scenario import SPEC, run_row
 
@@ -72,7 +72,7 @@ async def test_a_file_that_is_not_there_is_said_calmly(daemon: FakeDaemon, clock
     spec.unlink()
     async with running(daemon, clock) as (app, pilot):
         await opened((app, pilot))
-        await pilot.press(*"nope.toml")
+        type_text(app, "nope.toml")
         await until(pilot, lambda: "there is no such file (yet)" in screen_text(app))
 
 

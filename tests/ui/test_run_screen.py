@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from ui.conftest import App, Clock, running, screen_text, until
+from ui.conftest import App, Clock, running, screen_text, type_text, until
 from ui.fake_daemon import FakeDaemon
 from ui.scenario import NOW, artifact, gpu_row, sample, training_log
 
@@ -105,7 +105,8 @@ async def test_older_pages_come_when_scrolled_to(daemon: FakeDaemon, clock: Cloc
 async def test_search_counts_marks_and_walks_the_matches(daemon: FakeDaemon, clock: Clock) -> None:
     async with running(daemon, clock) as (app, pilot):
         view = await opened((app, pilot))
-        await pilot.press("slash", *"worker 3")
+        await pilot.press("slash", "w")
+        type_text(app, "orker 3")
         await until(pilot, lambda: "match 46 of 46" in screen_text(app))
         await pilot.press("enter", "N")
         await until(pilot, lambda: "match 45 of 46" in screen_text(app))

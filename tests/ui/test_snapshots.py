@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Button
 from ui.conftest import Clock, ThreadedDaemon, until
 
 from gputui.app import GpuTui
@@ -44,7 +45,7 @@ async def destroy(pilot: Pilot[None]) -> None:
     await runs(pilot)
     await pilot.press("j", "j", "j", "d")
     await until(
-        pilot, lambda: isinstance(pilot.app.screen, DestroyDialog) and bool(pilot.app.screen.query("#choice"))
+        pilot, lambda: isinstance(pilot.app.screen, DestroyDialog) and isinstance(pilot.app.focused, Button)
     )
 
 

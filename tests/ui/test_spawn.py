@@ -41,4 +41,4 @@ def test_one_that_dies_is_quoted(home: Path) -> None:
     with pytest.raises(
         DaemonUnreachable, match=r"(?s)exited with status 3.*the ledger is from a newer gpuwatch"
     ):
-        start_daemon(discover(), command=command, deadline=20)
+        start_daemon(discover(), command=command, grace=0.0)

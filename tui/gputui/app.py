@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.command import Provider
+from textual.css.query import NoMatches
 from textual.filter import LineFilter
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
@@ -161,7 +163,8 @@ class GpuTui(App[None]):
 
         for screen in self.screen_stack:
             if isinstance(screen, Place) and screen.is_current:
-                screen.tick()
+                with suppress(NoMatches):  # it is being taken down
+                    screen.tick()
 
     # --- what every screen can do ----------------------------------------------------------------
 

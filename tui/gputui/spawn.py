@@ -13,6 +13,8 @@ from gpuwatch.paths import Paths
 
 DEADLINE = 20.0
 """Seconds a new daemon has to answer: it opens its ledger and reconciles nothing before that."""
+GRACE = 2.0
+"""Seconds that another one, which took the lock from ours, has to answer."""
 _STEP = 0.05
 
 
@@ -25,7 +27,9 @@ def answers(socket: Path) -> bool:
         return False
 
 
-def start_daemon(paths: Paths, *, deadline: float = DEADLINE, command: list[str] | None = None) -> bool:
+def start_daemon(
+    paths: Paths, *, deadline: float = DEADLINE, grace: float = GRACE, command: list[str] | None = None
+) -> bool:
     """Make sure a daemon answers; True when this call had to start one.
 
     The daemon gets a session of its own and outlives us; its output goes to
@@ -54,7 +58,7 @@ def start_daemon(paths: Paths, *, deadline: float = DEADLINE, command: list[str]
         if process.poll() is not None:
             # the one that lost the race for the lock exits: give the winner a moment to answer
             exited_at = exited_at or time.monotonic()
-            if time.monotonic() - exited_at > 2.0:
+            if time.monotonic() - exited_at > grace:
                 break
         time.sleep(_STEP)
     ended = process.poll()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Input
 
@@ -60,7 +62,8 @@ class Place(Screen[None]):
 
     def _fleet_changed(self, fleet: Fleet) -> None:
         if self.is_mounted and (self.is_current or not self.tui.screen_stack):
-            with self.app.batch_update():
+            # a screen that is being taken down still hears of changes while its children are gone
+            with suppress(NoMatches), self.app.batch_update():
                 self.tick()
                 self.fleet_changed(fleet)
 
