@@ -6,6 +6,7 @@ pytest can rewrite the assertions here), or make a `Simulator` yourself.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -147,6 +148,12 @@ class Simulator:
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    @staticmethod
+    def await_end(pid: int) -> None:
+        """Wait until a process has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(10)
 
     def vastai(self, *arguments: str, check: bool = True) -> Any:
         """The vendor's own CLI with --raw. Returns its JSON, or its text where it prints none."""

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -54,6 +55,44 @@ def test_banner_is_on_stderr_and_only_root_may_enter(ssh_user: SshUser, port: in
 
 def test_closing_stdin_ends_a_reader(ssh_user: SshUser, port: int) -> None:
     assert ssh_user.run(port, "wc -c", b"x" * 1000).stdout.split() == [b"1000"]
+
+
+def test_a_client_that_stops_reading_ends_the_writer_without_filling_the_simulators_memory(
+    simulator: Simulator, ssh_user: SshUser, port: int
+) -> None:
+    assert simulator.process is not None
+    before = psutil.Process(simulator.process.pid).memory_info().rss
+    command = ["ssh", *ssh_user.options(port), "root@127.0.0.1", "echo $$; exec cat /dev/zero"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reader:
+        assert reader.stdout is not None
+        pid = int(reader.stdout.readline())
+        assert len(reader.stdout.read(1 << 20)) == 1 << 20
+        assert psutil.Process(simulator.process.pid).memory_info().rss < before + (64 << 20)
+        reader.stdout.close()
+        reader.wait(30)
+    simulator.await_end(pid)
+    assert not simulator.alive(pid)
+
+
+def test_a_process_that_does_not_read_holds_the_client_back(
+    simulator: Simulator, ssh_user: SshUser, port: int
+) -> None:
+    assert simulator.process is not None
+    before = psutil.Process(simulator.process.pid).memory_info().rss
+    command = ["ssh", *ssh_user.options(port), "root@127.0.0.1", "sleep 300"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as writer:
+        assert writer.stdin is not None
+        os.set_blocking(writer.stdin.fileno(), False)
+        accepted, quiet = 0, 0
+        while quiet < 5 and accepted < 100 << 20:
+            if select.select([], [writer.stdin], [], 0.1)[1]:
+                accepted, quiet = accepted + os.write(writer.stdin.fileno(), b"x" * 65536), 0
+            else:
+                quiet += 1
+        rss = psutil.Process(simulator.process.pid).memory_info().rss
+        writer.kill()
+    assert accepted < 64 << 20
+    assert rss < before + (64 << 20)
 
 
 def test_environment_is_the_boxes_and_nothing_of_the_simulators(

@@ -168,11 +168,11 @@ def _report(process: Process, code: int) -> None:
         process.exit_with_signal(signal.Signals(-code).name.removeprefix("SIG"))
 
 
-async def run(process: Process, shell: Shell, count: Count) -> None:
-    """Serve one session to its end."""
+async def run(process: Process, shell: Shell, count: Count, unwanted: asyncio.Event) -> None:
+    """Serve one session to its end. `unwanted`: the client wants no more of stdout (`ssh box cat file | head`)."""
     try:
         if process.term_type is None:
-            await _run_pipes(process, shell, count)
+            await _run_pipes(process, shell, count, unwanted)
         else:
             await _run_terminal(process, shell, count)
     except (asyncssh.Error, OSError):
@@ -204,12 +204,25 @@ def _spawn_on_pipes(process: Process, shell: Shell) -> tuple[subprocess.Popen[by
     return child, stdin_write, stdout_read, stderr_read
 
 
-async def _run_pipes(process: Process, shell: Shell, count: Count) -> None:
+async def _run_pipes(process: Process, shell: Shell, count: Count, unwanted: asyncio.Event) -> None:
     child, to_child, from_out, from_err = _spawn_on_pipes(process, shell)
     out, out_pipe = await _reader(from_out)
     err, err_pipe = await _reader(from_err)
     feed = await _writer(to_child)
-    showing = asyncio.create_task(_pump_out(out, process.stdout, count))
+
+    async def show() -> None:
+        """Pass stdout on until its end or until nobody wants it; then the process meets SIGPIPE."""
+        pumping = asyncio.create_task(_pump_out(out, process.stdout, count))
+        closing = asyncio.create_task(unwanted.wait())
+        try:
+            await asyncio.wait({pumping, closing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pumping.cancel()
+            closing.cancel()
+            out_pipe.close()
+            await asyncio.gather(pumping, closing, return_exceptions=True)
+
+    showing = asyncio.create_task(show())
     complaining = asyncio.create_task(_pump_out(err, process.stderr, count))
     feeding = asyncio.create_task(
         _pump_in(process, feed, count, lambda number: _kill_group(child.pid, number), lambda *_: None)

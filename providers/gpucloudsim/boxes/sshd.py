@@ -118,8 +118,13 @@ class _Server(asyncssh.SSHServer):
             encoding=None, window=4 << 20
         )
         self._sessions.append(channel)
+        unwanted = _on_end_of_write(channel)
+
+        async def serve(process: asyncssh.SSHServerProcess[bytes]) -> None:
+            await self._host.serve(process, unwanted)
+
         process: asyncssh.SSHServerProcess[bytes] = asyncssh.SSHServerProcess(
-            self._host.serve, self._host.files, 3, True
+            serve, self._host.files, 3, True
         )
         return channel, process
 
@@ -130,6 +135,24 @@ class _Server(asyncssh.SSHServer):
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         return True
+
+
+def _on_end_of_write(channel: asyncssh.SSHServerChannel[bytes]) -> asyncio.Event:
+    """An event that OpenSSH's `eow@openssh.com` sets: the client's stdout is closed, it wants no more output.
+
+    asyncssh does not know that request and has no public way to drop what is queued, hence the private names.
+    """
+    unwanted = asyncio.Event()
+
+    def received(packet: object) -> bool:
+        channel._send_buf = []  # noqa: SLF001
+        channel._send_buf_len = 0  # noqa: SLF001
+        channel._pause_resume_writing()  # noqa: SLF001
+        unwanted.set()
+        return True
+
+    setattr(channel, "_process_eow_at_openssh_dot_com_request", received)  # noqa: B010 - read by name
+    return unwanted
 
 
 def _same_key(line: str, key: asyncssh.SSHKey) -> bool:
@@ -160,9 +183,9 @@ class SshHost:
         self._acceptors: list[asyncssh.SSHAcceptor] = []
         self._silent: list[asyncio.Server] = []
 
-    async def serve(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
-        """One session (asyncssh calls this)."""
-        await run(process, self._shell(), self._count)
+    async def serve(self, process: asyncssh.SSHServerProcess[bytes], unwanted: asyncio.Event) -> None:
+        """One session."""
+        await run(process, self._shell(), self._count, unwanted)
 
     def files(self, channel: SSHChannel[bytes]) -> BoxFiles:
         """One SFTP subsystem (asyncssh calls this)."""
