@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gputrain import __version__, config
-from gputrain.errors import DataError, ExitCode, TrainerError
+from gputrain.environment import environment_layers, run_directory
+from gputrain.errors import ConfigError, DataError, ExitCode, TrainerError
 
 EPILOG = """\
 examples:
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("--out", type=Path, required=True, help="run directory; made if absent")
+    train.add_argument("--out", type=Path, help="run directory; made if absent (default: $CKPT_DIR)")
     train.add_argument("--profile", help=f"built-in: {', '.join(config.profile_names())}")
     train.add_argument("--config", type=Path, help="TOML file; wins over the profile")
     train.add_argument("--data", action="append", help="shards, text file or pattern; may be repeated")
@@ -91,6 +92,7 @@ def load_config(args: argparse.Namespace) -> tuple[config.Config, dict[str, str]
         options["data.path"] = tuple(args.data)
     if args.steps:
         options["train.steps"] = args.steps
+    layers += environment_layers(os.environ)
     layers.append(config.Layer("command line", options))
     layers.append(config.set_layer(args.set))
     return config.from_layers(layers)
@@ -100,8 +102,11 @@ def _train(args: argparse.Namespace) -> int:
     resolved, origins = load_config(args)
     if args.show_config:
         for key, value in resolved.flat().items():
-            print(f"{key} = {value!r}  # {origins[key]}")
+            print(f"{key + ' = ' + config.to_literal(value):<44}# {origins[key]}")
         return 0
+    args.out = args.out or Path(run_directory(os.environ) or ".")
+    if args.out == Path():
+        raise ConfigError("Where to? Give --out RUNDIR (or set CKPT_DIR).")
     from gputrain.launch import launch, worker_exit
 
     if args.processes > 1:

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -202,8 +203,7 @@ class Config:
         lines: list[str] = []
         for section, values in dataclasses.asdict(self).items():
             lines.append(f"[{section}]")
-            # JSON and TOML agree on strings, numbers, booleans and flat arrays.
-            lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+            lines += [f"{key} = {to_literal(value)}" for key, value in values.items()]
             lines.append("")
         return "\n".join(lines)
 
@@ -214,6 +214,11 @@ class Layer:
 
     origin: str
     values: Mapping[str, object]
+
+
+def to_literal(value: object) -> str:
+    """A value as TOML: JSON agrees with it on strings, numbers, booleans and flat arrays."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -343,7 +348,11 @@ def _convert(value: object, expected: object) -> object:
     if expected is bool:
         words = {"1": True, "true": True, "yes": True, "on": True}
         words |= {"0": False, "false": False, "no": False, "off": False}
-        return value if isinstance(value, bool) else words[str(value).lower()]
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() not in words:
+            raise ValueError
+        return words[str(value).lower()]
     if isinstance(value, bool):
         raise TypeError
     if expected is int:
@@ -373,6 +382,8 @@ def _check(config: Config) -> None:
         if int(str(flat[key])) < 1:
             raise ConfigError(f"{key} must be at least 1, not {flat[key]}.")
     for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key} must be a finite number, not {value}.")
         if isinstance(value, int | float) and value < 0:
             raise ConfigError(f"{key} must not be negative: {value}.")
     model = config.model
