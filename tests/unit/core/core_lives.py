@@ -1,0 +1,74 @@
+"""Sample events and runs for the life-cycle and custody tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.evolve import create
+from gpuwatch.lifecycle.run import Machine, Phase, ReceiptRef, Run, State
+
+LABEL = "gputui-r1-1-aa"
+INSTANCE = "77"
+BOOT = "b" * 32
+NOW = 1_800_000_000.0
+
+EVENTS: dict[type[e.Event], e.AnyEvent] = {
+    type(event): event
+    for event in (
+        e.OfferChosen(
+            label=LABEL, provider="vast", offer_id="9", machine_id="12", gpu="RTX 4090", gpu_count=1,
+            gpu_memory=24 * 10**9, price=400_000, disk_price=1_000,
+        ),
+        e.NoOffer(reason="none"),
+        e.CreateSent(label=LABEL),
+        e.CreateRefused(label=LABEL, reason="no"),
+        e.CreateUnknown(label=LABEL, reason="timeout"),
+        e.Rented(label=LABEL, instance_id=INSTANCE),
+        e.Booted(host="1.2.3.4", port=22, user="root", fingerprint="SHA256:x", seconds=40.0),
+        e.Dud(reason="no SSH"),
+        e.BoxChecked(boot_id=BOOT, workspace="/root", python="3.11.2", gpus=1),
+        e.PrepareFailed(reason="setup"),
+        e.JobStarted(boot_id=BOOT, pid=5),
+        e.FilesVerified(files=2, bytes=10, step=3),
+        e.JobEnded(exit_code=0),
+        e.CollectStarted(),
+        e.CollectBlocked(holds=["artifacts: x"]),
+        e.CollectFailed(reason="broken pipe"),
+        e.ReceiptWritten(digest="d" * 64, files=2, bytes=10, boot_id=BOOT, at=NOW),
+        e.EndRequested(by="a person"),
+        e.EndCancelled(),
+        e.Waived(files=["out/a"], reason="old"),
+        e.DestroySent(permit="receipt", instance_id=INSTANCE),
+        e.DestroyAccepted(),
+        e.DestroyFailed(reason="500"),
+        e.DudGone(evidence="listings"),
+        e.Gone(evidence="listings"),
+        e.Lost(evidence="listings"),
+        e.GaveUp(reason="tried enough"),
+    )
+}  # fmt: skip
+"""One sample of every event but `Requested`."""
+
+REQUESTED = e.Requested(name="r", spec="name = 'r'", file="r.toml", base="/home/me", key="k1")
+
+
+def machine(**changes: Any) -> Machine:
+    """A machine that was rented and is known to exist."""
+    made = Machine(
+        label=LABEL, provider="vast", offer_id="9", machine_id="12", gpu="RTX 4090", gpu_count=1, gpu_memory=24 * 10**9,
+        price=400_000, disk_price=1_000, chosen_at=NOW, create=Phase.ACCEPTED, create_sent_at=NOW, rented_at=NOW,
+        instance_id=INSTANCE,
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **changes)
+
+
+def receipt(**changes: Any) -> ReceiptRef:
+    """A receipt for the sample machine and boot."""
+    return msgspec.structs.replace(ReceiptRef(digest="d" * 64, boot_id=BOOT, files=2, bytes=10, at=NOW), **changes)
+
+
+def run(state: State = State.REQUESTED, **changes: Any) -> Run:
+    """A run in `state`; its machine is whatever the test says (none by default)."""
+    return msgspec.structs.replace(create("r1", REQUESTED, NOW), state=state, **changes)
