@@ -162,6 +162,19 @@ async def test_an_empty_fleet_teaches(daemon: FakeDaemon, clock: Clock, world: W
         await until(pilot, lambda: "There is no run here." in toasts(app))
 
 
+async def test_an_account_that_cannot_be_reached_is_explained(daemon: FakeDaemon, clock: Clock) -> None:
+    problem = "no Vast API key: set VAST_API_KEY"
+    async with running(daemon, clock) as (app, pilot):
+        accounts = daemon.world.accounts
+        accounts[0] = msgspec.structs.replace(accounts[0], problem=problem)
+        daemon.push_runs()
+        await until(pilot, lambda: f"▲ vast: {problem}" in screen_text(app))
+        assert "▲ 2 alarms" in screen_text(app)
+        accounts[0] = msgspec.structs.replace(accounts[0], problem=None)
+        daemon.push_runs()
+        await until(pilot, lambda: problem not in screen_text(app))
+
+
 async def test_why_is_told_in_plain_words(daemon: FakeDaemon, clock: Clock) -> None:
     async with running(daemon, clock) as (app, pilot):
         await pilot.press("w")

@@ -15,6 +15,7 @@ from gputui.table import Cell, Column, Piece, TableModel
 from gputui.widgets.lines import Lines
 from gputui.widgets.vtable import VTable
 from gpuwatch.client import wire
+from gpuwatch.client.errors import CallFailed
 
 LIMIT = 5_000
 """Offers asked for at once; a line of the protocol holds about 9,000."""
@@ -131,9 +132,9 @@ class OffersScreen(Place):
             self._say("asking the providers …", "busy")
             try:
                 answer = await self.tui.link.call("offers", self.question, wire.Offers, timeout=_TIMEOUT)
-            except Exception:
-                self._say("no answer; r asks again", "warn")
-                raise
+            except CallFailed as error:
+                self._say(f"✗ {error} (r asks again)", "warn")
+                return
             self.answer, self.asked_at = answer, self.tui.clock()
             empty = "No offer fits. v also shows unverified hosts, i switches to spot."
             self.table.empty = [empty, *answer.problems]

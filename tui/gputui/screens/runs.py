@@ -143,6 +143,7 @@ class RunsScreen(Place):
 
     def body(self) -> ComposeResult:
         """The table and, under it, the run under the cursor."""
+        yield Lines(id="accounts")
         yield VTable(model(self.tui.history), id="runs")
         yield Peek(id="peek", classes="panel")
 
@@ -155,6 +156,10 @@ class RunsScreen(Place):
         """Load the newest snapshot."""
         if fleet.runs is None:
             return
+        troubles = [account for account in fleet.runs.accounts if account.problem]
+        accounts = self.query_one("#accounts", Lines)
+        accounts.display = bool(troubles)
+        accounts.set_lines([[("▲ ", "bad"), (f"{one.provider}: {one.problem}", "")] for one in troubles])
         self.table.empty = list(EMPTY)
         self.table.load(fleet.runs.runs)
         self.cursor_moved()
