@@ -52,7 +52,6 @@ def test_label_is_changed_and_can_be_filtered(simulator: Simulator, instance: in
     simulator.vastai("label", "instance", str(instance), "renamed")
     assert [row["id"] for row in simulator.vastai("show", "instances", "--label", "renamed")] == [instance]
     assert simulator.vastai("show", "instances", "--label", "from-the-cli") == []
-    simulator.vastai("label", "instance", str(instance), "from-the-cli")
 
 
 def test_ssh_url_leads_to_the_box(simulator: Simulator, instance: int) -> None:
@@ -90,9 +89,8 @@ def test_destroy_ends_it_and_a_missing_instance_is_null(simulator: Simulator, in
 
 def test_a_taken_offer_and_a_wrong_key_are_reported_by_the_cli(simulator: Simulator) -> None:
     offer = simulator.offer("RTX 3090")["id"]
-    arguments = ("create", "instance", str(offer), "--image", "x", "--disk", "10")
-    made = simulator.vastai(*arguments)
-    again = simulator.vastai(*arguments, check=False)
+    _, made = simulator.call("PUT", f"/api/v0/asks/{offer}/", {"image": "x", "disk": 10})
+    again = simulator.vastai("create", "instance", str(offer), "--image", "x", "--disk", "10", check=False)
     assert again["status_code"] == 410
     assert "no_such_ask" in again["msg"]
     simulator.call("DELETE", f"/api/v0/instances/{made['new_contract']}/")
