@@ -1,0 +1,183 @@
+"""The permit to destroy: who gets one, how long it lives, and that nobody else can make one."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import gpuproviders
+import gpuwatch
+import pytest
+from core_lives import BOOT, INSTANCE, NOW, machine, receipt, run
+from gpuproviders.model import Permit
+from gpuwatch.custody import permit as module
+from gpuwatch.custody.facts import BoxFile, Copy, Inventory
+from gpuwatch.custody.permit import (
+    PERMIT_MAX_AGE,
+    RECEIPT_MAX_AGE,
+    DestroyPermit,
+    Refusal,
+    grant,
+    grant_empty,
+    grant_given_up,
+)
+from gpuwatch.custody.rules import assess
+from gpuwatch.lifecycle.run import EVERYTHING, ReceiptRef, Run, State
+from gpuwatch.spec.model import Artifact, Job, RunSpec
+
+SPEC = RunSpec(name="r", job=Job(command="x"), artifacts=(Artifact(path="out"),))
+FILE = BoxFile("out/a", 10, 5, 6, 7)
+COPIES = {"out/a": Copy("out/a", 10, "0" * 64, FILE.identity, BOOT, NOW)}
+VERIFIED = run(State.VERIFIED, machine=machine(job_started_at=NOW - 9, boot_id=BOOT), receipt=receipt())
+
+
+def ask(
+    who: Run = VERIFIED, proof: ReceiptRef | None = receipt(), *files: BoxFile, instance: str = INSTANCE, boot: str = BOOT, now: float = NOW
+) -> DestroyPermit:  # fmt: skip
+    look = Inventory(instance, boot, now, files or (FILE,))
+    return grant(who, proof, assess(SPEC, look, COPIES), look, now=now)
+
+
+
+def test_a_fresh_receipt_and_an_unchanged_box_give_a_permit_for_this_machine() -> None:
+    permit = ask()
+    assert isinstance(permit, Permit)
+    assert permit.instance_id == INSTANCE
+    assert "receipt " + "d" * 64 in permit.ground
+
+
+def test_without_a_receipt_there_is_none() -> None:
+    with pytest.raises(Refusal, match="no receipt"):
+        ask(VERIFIED, None)
+
+
+def test_a_receipt_of_another_boot_is_void() -> None:
+    with pytest.raises(Refusal, match="restarted"):
+        ask(boot="c" * 32)
+
+
+def test_a_listing_of_another_machine_is_no_last_look() -> None:
+    with pytest.raises(Refusal, match="another machine"):
+        ask(instance="78")
+
+
+@pytest.mark.parametrize(("age", "granted"), [(0.0, True), (RECEIPT_MAX_AGE, True), (RECEIPT_MAX_AGE + 1, False)])
+def test_receipts_age(age: float, granted: bool) -> None:
+    if granted:
+        assert ask(now=NOW + age)
+    else:
+        with pytest.raises(Refusal, match="older than"):
+            ask(now=NOW + age)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        (FILE, BoxFile("out/new", 1, 1, 1, 1)),
+        (BoxFile("out/a", 11, 5, 6, 7),),
+        (BoxFile("out/a", 10, 5, 6, 8),),
+        (BoxFile("out/a", 10, 9, 6, 7),),
+        (BoxFile("out/a", 10, 5, 9, 7),),
+        (BoxFile("out/a", 10, 5, 6, 7, writer=True),),
+        (BoxFile("elsewhere", 10, 5, 6, 7),),
+    ],
+    ids=["new file", "grown", "replaced", "mtime", "ctime", "being written", "all gone"],
+)
+def test_what_changed_since_the_receipt_refuses(files: tuple[BoxFile, ...]) -> None:
+    with pytest.raises(Refusal) as caught:
+        ask(VERIFIED, receipt(), *files)
+    assert caught.value.holds
+
+
+@pytest.mark.parametrize("who", [run(), run(machine=machine(instance_id=None))], ids=["none", "unknown"])
+def test_there_is_no_permit_for_no_machine(who: Run) -> None:
+    for wish in (lambda: ask(who), lambda: grant_empty(who), lambda: grant_given_up(who)):
+        with pytest.raises(Refusal, match="no machine"):
+            wish()
+
+
+def test_a_machine_where_no_job_ran_needs_no_receipt() -> None:
+    permit = grant_empty(run(State.BOOTING, machine=machine()))
+    assert permit.instance_id == INSTANCE
+    with pytest.raises(Refusal, match="a job ran"):
+        grant_empty(VERIFIED)
+
+
+def test_only_the_waiver_of_everything_permits_without_a_look() -> None:
+    with pytest.raises(Refusal, match="not everything"):
+        grant_given_up(run(State.FAILED, machine=machine(job_started_at=NOW), waivers=("out/a", "out", "**")))
+    assert grant_given_up(run(State.FAILED, machine=machine(job_started_at=NOW), waivers=(EVERYTHING,)))
+
+
+def test_a_permit_is_used_once() -> None:
+    permit = ask()
+    permit.spend()
+    with pytest.raises(PermissionError, match="used up"):
+        permit.spend()
+
+
+def test_a_permit_ages(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    young, old = ask(), ask()
+    clock[0] += PERMIT_MAX_AGE
+    young.spend()
+    clock[0] += 1
+    with pytest.raises(PermissionError, match="too old"):
+        old.spend()
+
+
+@pytest.mark.parametrize("seal", [object(), None, True, "seal", DestroyPermit])
+def test_nobody_else_makes_one(seal: object) -> None:
+    with pytest.raises(PermissionError, match="only custody"):
+        DestroyPermit(seal, instance_id=INSTANCE, ground="because")
+
+
+# --- the source itself ---------------------------------------------------------------------------
+
+PACKAGES = [Path(package.__path__[0]) for package in (gpuwatch, gpuproviders)]
+SOURCES = [p for package in PACKAGES for p in package.rglob("*.py")]
+
+
+def calls(path: Path) -> list[ast.Call]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def test_only_custody_constructs_permits_and_touches_the_seal() -> None:
+    makers, sealers = set(), set()
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        if "_SEAL" in text:
+            sealers.add(path.name)
+        for call in calls(path):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            if name == "DestroyPermit" or "DestroyPermit.__new__" in ast.unparse(call.func):
+                makers.add(path.relative_to(path.parents[1]).as_posix())
+    assert makers == {"custody/permit.py"}
+    assert sealers == {"permit.py"}
+
+
+def test_only_one_module_calls_destroy_on_a_provider() -> None:
+    """The choke point of I1. `destroying.destroy(…)` is that module's own function, not a provider's method."""
+    found = set()
+    for path in SOURCES:
+        for call in calls(path):
+            if isinstance(call.func, ast.Attribute) and call.func.attr == "destroy":
+                receiver = ast.unparse(call.func.value)
+                if receiver != "destroying":
+                    found.add((path.relative_to(path.parents[1]).as_posix(), receiver))
+    assert found == {("daemon/destroying.py", "fleet.provider")}
+
+
+def test_only_adapters_send_a_delete_and_only_after_spending_a_permit() -> None:
+    for path in SOURCES:
+        for call in calls(path):
+            words = [a.value for a in call.args if isinstance(a, ast.Constant)]
+            if "delete" in words or (isinstance(call.func, ast.Attribute) and call.func.attr == "delete"):
+                assert path.as_posix().endswith("vast/adapter.py"), path
+    adapter = next(p for p in SOURCES if p.as_posix().endswith("vast/adapter.py"))
+    tree = ast.parse(adapter.read_text(encoding="utf-8"))
+    destroy = next(n for n in ast.walk(tree) if isinstance(n, ast.AsyncFunctionDef) and n.name == "destroy")
+    body = [s for s in destroy.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    assert ast.unparse(body[0]) == "permit.spend()"
