@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from blockbuster import blockbuster_ctx
 from textual.pilot import Pilot
 from textual.widgets import Input
 from ui.fake_daemon import FakeDaemon
@@ -34,6 +35,18 @@ def quiet_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Iterator[None]:
+    """A blocking call of ours inside the event loop is an error: a frozen screen in the making."""
+    with blockbuster_ctx("gputui") as guard:
+        for name, function in guard.functions.items():
+            if name.startswith("os."):
+                function.deactivate()  # Textual resolves and stats the paths of its style sheets
+            else:
+                function.can_block_in("textual/css/stylesheet.py", {"read", "read_all"})
+        yield
 
 
 @pytest.fixture
