@@ -1,7 +1,8 @@
-"""Sample events and runs for the life-cycle and custody tests."""
+"""Sample events and runs, and what harmless text is, for the tests beside this file."""
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import msgspec
@@ -72,3 +73,8 @@ def receipt(**changes: Any) -> ReceiptRef:
 def run(state: State = State.REQUESTED, **changes: Any) -> Run:
     """A run in `state`; its machine is whatever the test says (none by default)."""
     return msgspec.structs.replace(create("r1", REQUESTED, NOW), state=state, **changes)
+
+
+def harmless(text: str) -> bool:
+    """Whether a terminal shows this text and does nothing else with it."""
+    return all(unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text)

@@ -23,6 +23,7 @@ from gpuwatch.custody.rules import glob_pattern
 FOLDER = ".gpuwatch"
 MAX_FILES = 1_000_000
 _LIST_LIMIT = 400 << 20
+_YEAR_5000 = 95_617_584_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,16 +299,16 @@ def parse_inventory(data: bytes, instance_id: str) -> Inventory:
     end = _json(lines.pop()) if lines else {}
     problems = end.get("problems")
     boot = end.get("boot_id")
-    at = end.get("at")
+    at = _number(end.get("at"), _YEAR_5000)
     if end.get("end") != len(lines) or not isinstance(problems, list) or not isinstance(boot, str):
         raise BoxFault("the listing is not complete")
-    if len(lines) > MAX_FILES or not boot.isalnum() or not isinstance(at, int | float):
+    if len(lines) > MAX_FILES or not boot.isalnum() or at is None:
         raise BoxFault("the listing is out of bounds")
     files, links = _files([_any(line) for line in lines])
     return Inventory(
         instance_id=instance_id,
         boot_id=boot[:64],
-        taken_at=float(at),
+        taken_at=at,
         files=files,
         problems=(*(clean(str(p), 200) for p in problems[:100]), *links),
     )
@@ -353,19 +354,14 @@ def _is_name(path: str) -> bool:
 def parse_report(line: bytes) -> Report:
     """One `watch` line, or BoxFault. Numbers out of range are unknown."""
     value = _json(line)
-    at, boot = value.get("at"), value.get("boot_id")
-    if (
-        not isinstance(at, int | float)
-        or isinstance(at, bool)
-        or not isinstance(boot, str)
-        or not boot.isalnum()
-    ):
+    at, boot = _number(value.get("at"), _YEAR_5000), value.get("boot_id")
+    if at is None or not isinstance(boot, str) or not boot.isalnum():
         raise BoxFault("a report without time or boot id")
     metrics = value.get("metrics")
     metrics = metrics if isinstance(metrics, dict) else {}
     memory, disk, gpus, files = (value.get(k) for k in ("memory", "disk", "gpus", "files"))
     return Report(
-        at=float(at),
+        at=at,
         boot_id=boot[:64],
         job=_state(value.get("job")),
         log_size=_size(value.get("log")) or 0,
