@@ -1,0 +1,308 @@
+"""Nothing leaves the vault, and nothing has a final name that is not proved."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from core_lives import BOOT, INSTANCE, NOW
+from gpuwatch.custody.facts import Copy, Inventory
+from gpuwatch.vault import receipt, sink
+from gpuwatch.vault.layout import MARKER, HostilePath, Vault, VaultUnusable, make_folder, relative_parts
+from gpuwatch.vault.sink import PartName, Sink
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "", ".", "..", "/etc/passwd", "../x", "a/../../x", "a/..", "a//b", "a/", "/", "a/./b", "a\0b", "x" * 256, "é" * 128,
+        "/".join(["d"] * 1600), ".receipts/x", ".partial/x", "job.log", ".gputui-vault", ".Receipts/x", "JOB.LOG", ".PARTIAL",
+        "\ud800", "a/\ud800",
+    ],
+    ids=lambda p: ascii(p[:20]),
+)  # fmt: skip
+def test_a_name_that_could_leave_or_confuse_the_vault_is_refused(path: str) -> None:
+    with pytest.raises(HostilePath):
+        relative_parts(path)
+
+
+@pytest.mark.parametrize("path", ["a", "a/b", "...", "..a", "a\nb", "\x1b[31m", "a\udcff", "a\\b", "x" * 255, "sub/job.log", "-rf", "~", "a b"])
+def test_a_name_that_is_only_odd_is_kept_as_it_is(path: str) -> None:
+    assert "/".join(relative_parts(path)) == path
+
+
+@given(st.one_of(st.text("./a\0\\~", max_size=12), st.text(st.characters(), max_size=12), st.lists(st.sampled_from(["..", ".", "", "a", "~"]), max_size=5).map("/".join)))
+def test_no_path_at_all_leaves_the_vault(path: str) -> None:
+    root = Path("/v")
+    try:
+        target = Vault(root).destination("r1", path)
+    except HostilePath:
+        return
+    resolved = os.path.normpath(target)
+    assert resolved.startswith("/v/r1/")
+    assert resolved == str(target)
+    assert resolved.split("/")[3].casefold() not in (".receipts", ".partial", "job.log")
+
+
+def test_a_vault_without_its_marker_is_not_trusted(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "v")
+    with pytest.raises(VaultUnusable, match="mounted"):
+        vault.check()
+    vault.create()
+    vault.check()
+    vault.create()
+    (tmp_path / "v" / MARKER).unlink()
+    with pytest.raises(VaultUnusable):
+        vault.check()
+
+
+def test_a_folder_with_files_is_not_taken_for_a_new_vault(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(VaultUnusable, match="not empty"):
+        Vault(tmp_path).create()
+
+
+# --- the sink ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink, "WINDOW", 64)
+    monkeypatch.setattr(sink, "_READ", 7)
+
+
+@pytest.mark.usefixtures("small_window")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(st.lists(st.binary(max_size=150), max_size=12))
+def test_the_hash_is_of_the_content_however_it_arrives(tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    out = Sink(folder / "p", 0)
+    for piece in pieces:
+        out.write(memoryview(piece))
+    content = b"".join(pieces)
+    assert out.finish() == hashlib.sha256(content).hexdigest()
+    out.publish(folder / "deep" / "er" / "f", 1_700_000_000_123_456_789)
+    out.close()
+    assert (folder / "deep" / "er" / "f").read_bytes() == content
+    assert (folder / "deep" / "er" / "f").stat().st_mtime_ns == 1_700_000_000_123_456_789
+    assert not (folder / "p").exists()
+
+
+@pytest.mark.usefixtures("small_window")
+def test_a_resumed_download_keeps_its_prefix_and_hashes_all_of_it(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(b"0123456789" * 30 + b"surplus")
+    out = Sink(tmp_path / "p", 300)
+    out.write(b"end")
+    assert out.finish() == hashlib.sha256(b"0123456789" * 30 + b"end").hexdigest()
+    out.close()
+
+
+def test_what_the_disk_changed_behind_our_back_is_in_the_hash(tmp_path: Path) -> None:
+    out = Sink(tmp_path / "p", 0)
+    out.write(b"good")
+    with (tmp_path / "p").open("r+b") as file:
+        file.write(b"BAD!")
+    assert out.finish() == hashlib.sha256(b"BAD!").hexdigest(), "the hash is of what is on the disk"
+    out.close()
+
+
+def test_a_file_cut_short_behind_our_back_is_an_error(tmp_path: Path) -> None:
+    out = Sink(tmp_path / "p", 0)
+    out.write(b"good")
+    os.truncate(tmp_path / "p", 2)
+    with pytest.raises(OSError, match="shorter"):
+        out.finish()
+    with pytest.raises(RuntimeError):
+        out.publish(tmp_path / "final", 0)
+    out.close()
+
+
+def test_what_is_not_proved_gets_no_final_name(tmp_path: Path) -> None:
+    out = Sink(tmp_path / "p", 0)
+    out.write(b"a")
+    with pytest.raises(RuntimeError, match="not proved"):
+        out.publish(tmp_path / "final", 0)
+    out.finish()
+    out.write(b"b")
+    with pytest.raises(RuntimeError, match="not proved"):
+        out.publish(tmp_path / "final", 0)
+    out.close()
+    assert not (tmp_path / "final").exists()
+
+
+CALLS = ["pwrite", "fdatasync", "pread", "replace", "fsync", "utime"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_disk_that_fails_at_any_call_never_leaves_a_wrong_final_file(
+    call: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The k-th call fails, for every k until the download gets through."""
+    monkeypatch.setattr(sink, "WINDOW", 64)
+    content = bytes(range(256)) * 2
+    real = getattr(os, call)
+    for k in itertools.count():
+        target = tmp_path / f"{k}" / "final"
+        calls = itertools.count()
+
+        def flaky(*args: Any, _k: int = k, _calls: Any = calls, **kwargs: Any) -> Any:
+            if next(_calls) == _k:
+                raise OSError(code, os.strerror(code))
+            return real(*args, **kwargs)
+
+        out = None
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, flaky)
+            try:
+                out = Sink(tmp_path / f"part{k}", 0)
+                for at in range(0, len(content), 50):
+                    out.write(content[at : at + 50])
+                digest = out.finish()
+                assert digest == hashlib.sha256(content).hexdigest()
+                out.publish(target, 0)
+                failed = False
+            except OSError as error:
+                assert error.errno == code
+                failed = True
+            finally:
+                if out is not None:
+                    out.close()
+        if target.exists():
+            assert target.read_bytes() == content, "whole or not there"
+        if not failed:
+            assert target.exists()
+            assert k > 0, f"os.{call} is never called: the test proves nothing"
+            return
+
+
+def test_new_folders_are_made_durable_up_to_the_first_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert synced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert len(synced) == 3
+
+
+def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "p").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic"):
+        Sink(tmp_path / "p", 0)
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+# --- resuming ------------------------------------------------------------------------------------
+
+
+def test_only_the_same_version_on_the_same_boot_is_resumed(tmp_path: Path) -> None:
+    part = PartName.of(tmp_path, "out/\udcff\n../..")
+    assert part.content.parent == tmp_path
+    assert part.resumable((9, 1, 2, 3), BOOT) == 0
+    part.remember((9, 1, 2, 3), BOOT)
+    part.content.write_bytes(b"12345")
+    assert part.resumable((9, 1, 2, 3), BOOT) == 5
+    for other in ((8, 1, 2, 3), (9, 0, 2, 3), (9, 1, 0, 3), (9, 1, 2, 0)):
+        assert part.resumable(other, BOOT) == 0
+    assert part.resumable((9, 1, 2, 3), "c" * 32) == 0
+    part.content.write_bytes(b"1234567890")
+    assert part.resumable((9, 1, 2, 3), BOOT) == 0, "more than the file has"
+    part.note.write_text("{")
+    assert part.resumable((9, 1, 2, 3), BOOT) == 0
+    part.discard()
+    part.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.text(max_size=10), st.text(max_size=10))
+def test_two_paths_never_share_a_part(a: str, b: str) -> None:
+    assert (PartName.of(Path("/v"), a) == PartName.of(Path("/v"), b)) == (a == b)
+
+
+# --- receipts ------------------------------------------------------------------------------------
+
+NAMES = [
+    "plain", "with space", "two\nlines", "back\\slash", "both\\\n", "trailing ", " leading", "-", "--help", "caf\u00e9", "\x1b[31m",
+    "bytes\udcff\udcfe", "cr\rname", "end\r", "\\", "*star", "a/b/c", "# hash", "SHA256 (x) = y",
+]  # fmt: skip
+
+
+def write_receipt(vault: Vault, contents: dict[str, bytes]) -> receipt.Receipt:
+    copies = []
+    for path, data in contents.items():
+        target = vault.destination("r1", path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        copies.append(Copy(path, len(data), hashlib.sha256(data).hexdigest(), (len(data), 1, 2, 3), BOOT, NOW))
+    inventory = Inventory(INSTANCE, BOOT, NOW, ())
+    content = receipt.document(
+        run="r1", name="n", label="l", inventory=inventory, copies=copies, waived=["out/\udcff"], reason="", at=NOW
+    )
+    return receipt.write(vault, "r1", content)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    vault = Vault(tmp_path / "v")
+    vault.create()
+    return vault
+
+
+def sha256sum(vault: Vault, made: receipt.Receipt, *options: str) -> subprocess.CompletedProcess[bytes]:
+    sums = made.path.with_suffix(".sha256")
+    return subprocess.run(
+        ["sha256sum", "-c", *options, str(sums)], cwd=vault.run("r1"), capture_output=True, stdin=subprocess.DEVNULL, check=False
+    )  # fmt: skip
+
+
+def test_sha256sum_itself_accepts_every_odd_name(vault: Vault) -> None:
+    made = write_receipt(vault, {name: name.encode("utf-8", "surrogateescape") * 3 for name in NAMES})
+    done = sha256sum(vault, made, "--strict")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(b": OK\n") == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_sha256sum_names_the_one_file_that_was_damaged(name: str, vault: Vault) -> None:
+    made = write_receipt(vault, {n: b"content" for n in NAMES})
+    vault.destination("r1", name).write_bytes(b"kontent")
+    done = sha256sum(vault, made, "--strict")
+    assert done.returncode == 1
+    assert done.stdout.count(b"FAILED") == 1
+
+
+def test_a_receipt_is_named_by_its_own_content(vault: Vault) -> None:
+    made = write_receipt(vault, {"b": b"2", "a": b"1"})
+    text = made.path.read_bytes()
+    assert hashlib.sha256(text).hexdigest() == made.digest == made.path.stem
+    content = json.loads(text)
+    assert [f["path"] for f in content["files"]] == ["a", "b"]
+    assert (content["instance"], content["boot_id"], content["run"]) == (INSTANCE, BOOT, "r1")
+    assert (made.files, made.bytes) == (2, 2)
+    again = write_receipt(vault, {"a": b"1", "b": b"2"})
+    assert again.digest == made.digest, "the same facts are the same receipt"
+    assert write_receipt(vault, {"a": b"1", "b": b"3"}).digest != made.digest
+
+
+def test_a_receipt_that_cannot_be_written_leaves_no_name(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="full"):
+        write_receipt(vault, {"a": b"1"})
+    assert not list(vault.run("r1").glob(".receipts/*.json"))
+    assert not list(vault.run("r1").glob(".receipts/*.sha256"))
