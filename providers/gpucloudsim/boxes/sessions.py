@@ -106,10 +106,20 @@ async def _writer(fd: int) -> asyncio.StreamWriter:
     return asyncio.StreamWriter(transport, protocol, None, loop)
 
 
-async def _pump_out(source: asyncio.StreamReader, target: asyncssh.SSHWriter[bytes], count: Count) -> None:
-    """Bytes from the box to the client until the end of the pipe (EIO is the end of a terminal)."""
+async def _pump_out(
+    source: asyncio.StreamReader,
+    target: asyncssh.SSHWriter[bytes],
+    count: Count,
+    unwanted: asyncio.Event | None = None,
+) -> None:
+    """Bytes from the box to the client until the end of the pipe (EIO is the end of a terminal).
+
+    Nothing is written once `unwanted` is set: the client's window may stay shut, and the channel could not close.
+    """
     with contextlib.suppress(OSError):
         while data := await source.read(CHUNK):
+            if unwanted is not None and unwanted.is_set():
+                return
             target.write(data)
             count(len(data), 0)
             await target.drain()
@@ -212,7 +222,7 @@ async def _run_pipes(process: Process, shell: Shell, count: Count, unwanted: asy
 
     async def show() -> None:
         """Pass stdout on until its end or until nobody wants it; then the process meets SIGPIPE."""
-        pumping = asyncio.create_task(_pump_out(out, process.stdout, count))
+        pumping = asyncio.create_task(_pump_out(out, process.stdout, count, unwanted))
         closing = asyncio.create_task(unwanted.wait())
         try:
             await asyncio.wait({pumping, closing}, return_when=asyncio.FIRST_COMPLETED)
