@@ -24,8 +24,9 @@ SMALL = ModelConfig(layers=2, width=32, heads=4, context=24, vocab=50)
 
 
 def model(**changes: object) -> GPT:
-    torch.manual_seed(0)
-    return GPT(dataclasses.replace(SMALL, **changes)).double()  # type: ignore[arg-type]
+    gpt = GPT(dataclasses.replace(SMALL, **changes))  # type: ignore[arg-type]
+    gpt.initialise(0)
+    return gpt.double()
 
 
 def double(gpt: GPT) -> GPT:
@@ -139,8 +140,8 @@ def test_recomputed_activations_change_nothing(tmp_path: Path, tiny: Callable[..
 
 
 def test_weights_stay_float32_while_activations_are_bfloat16() -> None:
-    torch.manual_seed(0)
     gpt = GPT(SMALL, torch.bfloat16)
+    gpt.initialise(0)
     tokens = torch.randint(50, (2, 24))
     assert gpt.hidden(tokens).dtype == torch.bfloat16
     gpt(tokens, tokens).backward()

@@ -68,6 +68,7 @@ def test_the_activations_of_a_block_are_what_autograd_saves(changes: dict[str, o
     base = ModelConfig(layers=1, width=128, heads=8, context=64, vocab=64)
     model = dataclasses.replace(base, **changes)  # type: ignore[arg-type]
     gpt = GPT(model)  # float32 takes the fused attention on a CPU too
+    gpt.initialise(0)
     inputs = torch.randn(4, 64, model.width, requires_grad=True)
     seen: dict[int, torch.Tensor] = {}
     parameters = {p.data_ptr() for p in gpt.parameters()}

@@ -52,8 +52,10 @@ def wants_compile(config: Config, device: torch.device) -> bool:
     return config.system.compile == "on" or (config.system.compile == "auto" and device.type == "cuda")
 
 
-def build(config: Config, world: World) -> Built:
-    """Model and optimisers on the device of this process, initialised from the seed.
+def build(config: Config, world: World, *, initialise: bool = True) -> Built:
+    """Model and optimisers on the device of this process.
+
+    Initialised from the seed, unless a checkpoint will overwrite every parameter anyway.
 
     Raises ConfigError for combinations that do not work.
     """
@@ -64,8 +66,11 @@ def build(config: Config, world: World) -> Built:
             "Use ddp, or optim.name = adamw."
         )
     dtype = choose_dtype(config, world.device)
-    torch.manual_seed(config.train.seed)
-    model = GPT(config.model, dtype, recompute=config.system.recompute).to(world.device)
+    with torch.device("meta"):
+        model = GPT(config.model, dtype, recompute=config.system.recompute)
+    model.to_empty(device="cpu")
+    model.initialise(config.train.seed if initialise else None)
+    model = model.to(world.device)
     if config.system.fp8:
         fp8.convert(model, world.device, config.train.batch_size * config.model.context)
     compiled = wants_compile(config, world.device)

@@ -109,10 +109,14 @@ class Trainer:
         self.plan = make_plan(config, self.sampler.windows_per_epoch, world.size)
         self.identity = identity(config, self.data.sha256, self.plan.tokens_per_step)
         self.batches = Prefetcher(self.sampler, world.device)
-        self.built = build(config, world)
-        self.tensors = self.built.tensors()
         self.progress = Progress()
-        self.resumed = self._resume(resume)
+        self.resumed = world.share(lambda: self._choose(resume))
+        self.built = build(config, world, initialise=self.resumed is None)
+        self.tensors = self.built.tensors()
+        if self.resumed is not None:
+            self.load(self.resumed)
+        elif config.train.init:
+            self._warm_start(Path(config.train.init))
         session = world.share(lambda: uuid.uuid4().hex[:8])
         self.saver = Saver(run, config.checkpoint, world, self.tensors, session=session)
         own = self.resumed is not None and self.resumed.path.parent == run.ckpt
@@ -120,29 +124,23 @@ class Trainer:
         self.last_val: dict[str, float] | None = None
         self.report = Reporter(config, run, heart, world, self.plan, self.progress.step)
 
-    def _resume(self, resume: str) -> Loaded | None:
-        def choose() -> Loaded | None:
-            loaded = choose_checkpoint(self.run, resume)
-            if loaded is None:
-                return None
-            differences = compare_identity(loaded.state.get("identity", {}), self.identity)
-            if differences:
-                raise ConfigError(
-                    f"{loaded.path} was trained with other settings:\n  "
-                    + "\n  ".join(differences)
-                    + "\nGive the old values, or another --out to begin a new run."
-                )
-            return loaded
-
-        loaded = self.world.share(choose)
-        if loaded is not None:
-            self.load(loaded)
-        elif self.config.train.init:
-            source = newest_of_run(Path(self.config.train.init))
-            warm = self.world.share(lambda: open_checkpoint(source))
-            self._load_kinds(warm, ["model"])
-            self.run.event("warm_start", path=str(warm.path), manifest_sha256=warm.manifest_sha256)
+    def _choose(self, resume: str) -> Loaded | None:
+        """The checkpoint to go on from. Raises ConfigError when it is of another run's making."""
+        loaded = choose_checkpoint(self.run, resume)
+        differences = compare_identity(loaded.state.get("identity", {}), self.identity) if loaded else []
+        if loaded and differences:
+            raise ConfigError(
+                f"{loaded.path} was trained with other settings:\n  "
+                + "\n  ".join(differences)
+                + "\nGive the old values, or another --out to begin a new run."
+            )
         return loaded
+
+    def _warm_start(self, source: Path) -> None:
+        """Begin with the weights of another run."""
+        warm = self.world.share(lambda: open_checkpoint(newest_of_run(source)))
+        self._load_kinds(warm, ["model"])
+        self.run.event("warm_start", path=str(warm.path), manifest_sha256=warm.manifest_sha256)
 
     def load(self, loaded: Loaded) -> None:
         """Copy a checkpoint into model, optimiser and progress."""

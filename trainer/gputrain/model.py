@@ -142,7 +142,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The whole model. `config.vocab` must be set."""
+    """The whole model. `config.vocab` must be set; parameters are undefined until `initialise`."""
 
     cos: Tensor
     sin: Tensor
@@ -159,19 +159,29 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = None if config.tied else Linear(config.width, padded_vocab(config))
-        cos, sin = rope_table(config.context, config.width // config.heads, config.rope_base)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
-        self.initialise()
+        half = config.width // config.heads // 2
+        self.register_buffer("cos", torch.empty(config.context, half), persistent=False)
+        self.register_buffer("sin", torch.empty(config.context, half), persistent=False)
 
     @torch.no_grad()
-    def initialise(self) -> None:
-        """Normal(0, 0.02); maps that write into the stream are scaled by 1/sqrt(2 layers)."""
+    def initialise(self, seed: int | None) -> None:
+        """Fill the rotation table, gains with 1 and matrices with Normal(0, 0.02) drawn from `seed`.
+
+        Maps that write into the stream are scaled by 1/sqrt(2 layers) (Radford et al. 2019). Without
+        a seed the matrices are left as they are.
+        """
+        config = self.config
+        tables = rope_table(config.context, config.width // config.heads, config.rope_base)
+        for buffer, table in zip((self.cos, self.sin), tables, strict=True):
+            buffer.copy_(table)
+        generator = torch.Generator().manual_seed(seed or 0)
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
-                continue
-            writes = name.endswith(("mixer.o.weight", "mlp.down.weight"))
-            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers) if writes else 0.02)
+                parameter.fill_(1.0)
+            elif seed is not None:
+                writes = name.endswith(("mixer.o.weight", "mlp.down.weight"))
+                scale = 1 / math.sqrt(2 * config.layers) if writes else 1.0
+                parameter.normal_(std=0.02 * scale, generator=generator)
 
     @property
     def head_weight(self) -> Tensor:

@@ -1,0 +1,301 @@
+"""Speed and memory of the trainer next to their targets: ``python tests/bench/trainer/bench_trainer.py``.
+
+Ratios against a named peer are measured interleaved in one run, each side by its best round. Every row prints name, measured,
+target, and ok or MISS; the exit code is 1 if a row missed. nanoGPT is taken from $NANOGPT, else cloned
+from GitHub into a temporary directory; without it those rows say that they were not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gputrain.config import Config, Layer, from_layers
+from gputrain.loop import Trainer
+from gputrain.loss import chunked_cross_entropy
+from gputrain.rundir import Heartbeat, RunDir
+from gputrain.signals import StopSignal
+from gputrain.world import World
+
+SHAPE: dict[str, object] = {
+    "model.layers": 6,
+    "model.heads": 6,
+    "model.width": 384,
+    "model.context": 256,
+    "train.batch_size": 8,
+    "train.steps": 100_000,
+    "system.device": "cpu",
+    "system.compile": "off",
+    "checkpoint.every_seconds": 0,
+    "checkpoint.min_free_bytes": 0,
+    "watch.tee": False,
+}
+MISSED: list[str] = []
+
+
+def row(name: str, measured: float, target: float, *, at_least: bool, unit: str = "×") -> None:
+    """Print one result."""
+    good = measured >= target if at_least else measured <= target
+    relation = "≥" if at_least else "≤"
+    print(
+        f"{name:<58} {measured:8.2f} {unit:<4} {relation} {target:g} {unit:<4} {'ok' if good else 'MISS'}",
+        flush=True,
+    )
+    if not good:
+        MISSED.append(name)
+
+
+@dataclass
+class Session:
+    """A trainer whose steps can be taken one by one."""
+
+    trainer: Trainer
+    run: RunDir
+    heart: Heartbeat
+    stop: StopSignal
+
+    def step(self) -> float:
+        """One optimiser step; returns milliseconds."""
+        began = time.perf_counter()
+        result = self.trainer._step()
+        assert result is not None
+        self.trainer.progress.step += 1
+        self.trainer.progress.next_sample += self.trainer.plan.windows_per_step
+        return (time.perf_counter() - began) * 1000
+
+    def close(self) -> None:
+        self.trainer.close()
+        self.heart.close()
+        self.run.close()
+        self.stop.restore()
+
+
+def open_session(path: Path, **changes: object) -> Session:
+    """A trainer of the benchmark's shape in `path`."""
+    named = {key.replace("__", "."): value for key, value in changes.items()}
+    config: Config = from_layers([Layer("bench", {**SHAPE, **named})])[0]
+    run, stop = RunDir(path), StopSignal()
+    heart = Heartbeat(run.path / "status.json", 60)
+    world = World(0, 1, 0, torch.device("cpu"))
+    return Session(Trainer(config, run, heart, stop, world, "auto"), run, heart, stop)
+
+
+def find_nanogpt(scratch: Path) -> Any:
+    """nanoGPT's `model` module, unmodified, or None."""
+    path = os.environ.get("NANOGPT", "")
+    if not path:
+        path = str(scratch / "nanoGPT")
+        clone = ["git", "clone", "--quiet", "--depth", "1", "https://github.com/karpathy/nanoGPT", path]
+        if subprocess.run(clone, check=False, capture_output=True, timeout=120).returncode:
+            return None
+    spec = importlib.util.spec_from_file_location("nanogpt_model", Path(path) / "model.py")
+    if spec is None or spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nanogpt_model"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def bench_throughput(scratch: Path, rounds: int) -> None:
+    """Tokens per second against nanoGPT in float32, as its train.py steps, on the same windows."""
+    nano = find_nanogpt(scratch)
+    if nano is None:
+        print("throughput against nanoGPT: not run (give NANOGPT=DIR, or let git reach GitHub)")
+        return
+    shape = nano.GPTConfig(
+        block_size=256, vocab_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.0, bias=False
+    )
+    peer = nano.GPT(shape)
+    optimiser = peer.configure_optimizers(0.1, 6e-4, (0.9, 0.95), "cpu")
+    wide = open_session(scratch / "fp32", system__dtype="float32")
+    ours = open_session(scratch / "auto")
+
+    def peer_step(number: int) -> float:
+        inputs, targets = wide.trainer.sampler.batch(number * 8, 8)
+        began = time.perf_counter()
+        _, loss = peer(inputs, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        loss.item()
+        return (time.perf_counter() - began) * 1000
+
+    times: dict[str, list[float]] = {"nano": [], "fp32": [], "auto": []}
+    for number in range(rounds + 3):
+        for name, call in (("nano", lambda n=number: peer_step(n)), ("fp32", wide.step), ("auto", ours.step)):
+            times[name].append(call())
+    dtype = str(ours.trainer.built.dtype).removeprefix("torch.")
+    wide.close()
+    ours.close()
+    median = {name: min(values[3:]) for name, values in times.items()}
+    print(
+        f"# ms per step of 2048 tokens: nanoGPT {median['nano']:.0f}, ours fp32 {median['fp32']:.0f}, {dtype} {median['auto']:.0f}"
+    )
+    row("tokens/s, float32, against nanoGPT", median["nano"] / median["fp32"], 1.05, at_least=True)
+    row(
+        f"tokens/s, default dtype ({dtype}), against nanoGPT",
+        median["nano"] / median["auto"],
+        2.2,
+        at_least=True,
+    )
+
+
+def reset_peak() -> int:
+    """Begin to watch the peak of resident memory anew (Linux); returns the bytes resident now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The peak of resident memory since `reset_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def bench_save(scratch: Path, rounds: int) -> None:
+    """Saving and resuming a state of 500 MB: 42 million parameters and AdamW."""
+    big = {"model__layers": 23, "train__batch_size": 1, "model__context": 64}
+    session = open_session(scratch / "save", **big)
+    trainer = session.trainer
+    state = {kind: {n: s.tensor for n, s in part.items()} for kind, part in trainer.tensors.items()}
+    size = sum(t.numel() * t.element_size() for part in state.values() for t in part.values())
+    # The peer gets the same tensors; both write to the same directory.
+    target = scratch / "peer.pt"
+
+    def peer_save() -> float:
+        return timed(lambda: torch.save(state, target))
+
+    def peer_save_fsync() -> float:
+        def both() -> None:
+            torch.save(state, target)
+            with target.open("rb") as file:
+                os.fsync(file.fileno())
+
+        return timed(both)
+
+    def our_save() -> tuple[float, float]:
+        trainer.progress.step += 1
+        stall = timed(lambda: trainer._save("regular"))
+        rest = timed(trainer.saver.wait)
+        return stall, stall + rest
+
+    trainer.saver.max_bytes = 3 * size
+    before = reset_peak()
+    first = our_save()
+    added = peak_bytes() - before
+    plain, synced, stalls, totals = [], [], [], []
+    for _ in range(rounds):
+        plain.append(peer_save())
+        stall, total = our_save()
+        stalls.append(stall)
+        totals.append(total)
+        synced.append(peer_save_fsync())
+    middle = min  # noise of a shared machine only adds
+    print(
+        f"# state {size / 1e6:.0f} MB; torch.save {middle(plain) * 1e3:.0f} ms, + fsync {middle(synced) * 1e3:.0f} ms; "
+        f"ours: stall {middle(stalls) * 1e3:.0f} ms (first {first[0] * 1e3:.0f}), until durable {middle(totals) * 1e3:.0f} ms"
+    )
+    row("stall of a save, against torch.save", middle(stalls) / middle(plain), 0.10, at_least=False)
+    row(
+        "save until durable and hashed, against torch.save + fsync",
+        middle(totals) / middle(synced),
+        1.0,
+        at_least=False,
+    )
+    row(
+        "memory a save adds beside its snapshot",
+        added / size,
+        0.1,
+        at_least=False,
+        unit="snap",
+    )
+    session.close()
+
+    def resume() -> Session:
+        again = open_session(scratch / "save", **big)
+        again.step()
+        return again
+
+    began = time.perf_counter()
+    again = resume()
+    took = time.perf_counter() - began
+    assert again.trainer.resumed is not None
+    again.close()
+    row("resume to the end of the first step (hashes checked)", took, 1.5, at_least=False, unit="s")
+
+
+def head_memory(kind: str) -> int:
+    """Bytes by which the peak grows over forward and backward of the head, in a fresh process."""
+    code = f"from bench_trainer import run_head; run_head({kind!r})"
+    here = str(Path(__file__).parent)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env)
+    return int(done.stdout.split()[-1])
+
+
+def run_head(kind: str) -> None:
+    """The loss head at vocabulary 50304, 2048 tokens of width 384; prints the growth of the peak."""
+    torch.manual_seed(0)
+    hidden = torch.randn(2048, 384, requires_grad=True)
+    weight = torch.randn(50_304, 384, requires_grad=True)
+    targets = torch.randint(50_257, (2048,))
+    # Warm the thread pools up, so that their memory is not counted.
+    chunked_cross_entropy(hidden[:8], weight[:64], targets[:8] % 64, 64).backward()
+    hidden.grad = weight.grad = None
+    before = reset_peak()
+    if kind == "plain":
+        torch.nn.functional.cross_entropy(hidden @ weight.t(), targets).backward()
+    else:
+        chunked_cross_entropy(hidden, weight, targets, 50_257).backward()
+    print(peak_bytes() - before)
+
+
+def bench_head() -> None:
+    """Peak memory of the loss head."""
+    plain, ours = head_memory("plain"), head_memory("chunked")
+    print(f"# loss head at vocabulary 50304: plain {plain / 1e6:.0f} MB, chunked {ours / 1e6:.0f} MB")
+    row("loss head, peak memory against plain", ours / plain, 0.2, at_least=False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (default 9)")
+    parser.add_argument("--only", choices=["throughput", "save", "head"], help="one benchmark")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(
+        f"# torch {torch.__version__}, {args.threads} threads, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
+    )
+    with tempfile.TemporaryDirectory(prefix="gputrain-bench-") as scratch:
+        if args.only in (None, "throughput"):
+            bench_throughput(Path(scratch), args.rounds)
+        if args.only in (None, "save"):
+            bench_save(Path(scratch), args.rounds)
+        if args.only in (None, "head"):
+            bench_head()
+    return 1 if MISSED else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
