@@ -7,10 +7,11 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from blockbuster import blockbuster_ctx
@@ -86,9 +87,13 @@ class ThreadedDaemon:
         self.run(self.fake.start())
         return self
 
-    def run(self, work: object) -> object:
+    def begin(self, work: Coroutine[Any, Any, object]) -> Future[object]:
+        """Start something in the daemon's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def run(self, work: Coroutine[Any, Any, object]) -> object:
         """Do something in the daemon's loop and wait for it."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)  # type: ignore[arg-type]
+        return self.begin(work).result(20)
 
     def __exit__(self, *_: object) -> None:
         self.run(self.fake.stop())

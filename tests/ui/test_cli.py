@@ -293,10 +293,11 @@ def test_launch_wait_ends_with_the_run(
 ) -> None:
     world = served.fake.world
     world.runs.append(run_row("n0w1aunc", "miras-s", state, exit_code=exit_code, cost=870_000))
+    world.add_event("n0w1aunc", "requested", "the beginning")
     world.add_event("n0w1aunc", state, "the end")
     assert main(["launch", str(spec), "--yes", "--wait"]) == status
     out = capsys.readouterr().out
-    assert "the end" in out
+    assert out.index("the beginning") < out.index("the end")
     assert f"miras-s is {state}" in out
 
 
@@ -315,6 +316,29 @@ def test_preview_changes_nothing_and_exits_4_while_something_is_not_safe(
 def test_destroy_asks_for_collect_and_verify_by_default(served: ThreadedDaemon) -> None:
     assert main(["destroy", "miras-s"]) == 0
     assert last(served, "destroy") == wire.Destroy(run="miras-s")
+
+
+def test_destroy_wait_prints_what_happens_from_now_on_until_it_is_gone(
+    served: ThreadedDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["destroy", "miras-xs", "--wait"]) == 0, "gone already"
+    world, fake = served.fake.world, served.fake
+
+    async def end_it() -> None:
+        await fake.subscribed("events", "r7k2m9qa")
+        world.runs[0] = msgspec.structs.replace(world.runs[0], state="destroying")
+        fake.push_event("r7k2m9qa", "destroying", "permit spent")
+        await fake.called("run", 3)
+        world.runs[0] = msgspec.structs.replace(world.runs[0], state="gone")
+        fake.push_event("r7k2m9qa", "gone", "confirmed gone")
+
+    capsys.readouterr()
+    ending = served.begin(end_it())
+    assert main(["destroy", "miras-s", "--wait"]) == 0
+    ending.result(20)
+    out = capsys.readouterr().out
+    assert "launched from miras-s.toml" not in out
+    assert out.index("permit spent") < out.index("confirmed gone")
 
 
 def test_waiving_needs_the_name_and_the_reason(

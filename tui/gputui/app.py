@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import re
 import sys
@@ -130,6 +131,12 @@ class GpuTui(App[None]):
         """Call the daemon before the first frame is drawn, so that it has data."""
         run_guarded(self, self.link.serve(), what="The line to gpuwatch", group="link")
         self.set_interval(1.0, self._tick)
+
+    def on_ready(self) -> None:
+        """What start-up made stays: the collector need not look at it again and again."""
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
 
     # --- what the daemon says --------------------------------------------------------------------
 

@@ -132,6 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return demo(words[1:])
         args = build_parser().parse_args(words)
         if args.verb is None:
+            import gc
+
+            gc.disable()  # 20 ms of the first frame; the app turns it on again once it is up
             from gputui.app import run_app
 
             return run_app()

@@ -163,28 +163,50 @@ def put_event(event: wire.EventRow, console: Console, *, named: bool = False) ->
     console.flush()
 
 
-def follow_run(run: str, console: Console, *, with_log: bool, want_gone: bool = False) -> int:
+def follow_run(run: str, console: Console, *, with_log: bool = False, want_gone: bool = False) -> int:
     """Print a run's timeline until it has ended; 0 when it ended well, 1 when the job failed or was lost.
 
-    With `want_gone` (a destroy) any confirmed end is a good one.
+    With `want_gone` (a destroy) only what happens from now on is printed, and any confirmed end is a good one.
     """
+    since = 0
+    if want_gone:
+        detail = _detail(run)
+        if _has_ended(detail.run, want_gone=True):
+            return _verdict(detail.run, console, want_gone=True)
+        since = _newest(detail)
     if with_log and not console.json:
         threading.Thread(target=_log_beside, args=(run, console), daemon=True, name="log").start()
-    for notice in notices("events", run, 0):
+    for notice in notices("events", run, since):
         if notice.event is None:
             continue
         event = cleaned(notice.event)
         put_event(event, console)
-        with Client(discover().socket) as client:
-            row = cleaned(client.call("run", wire.RunRef(run=run), wire.RunDetail)).run
-        if row.state in say.ENDED or (row.state == "failed" and not want_gone):
-            good = row.state == "gone" and (want_gone or row.exit_code == 0)
-            if not console.json:
-                mark, tone = say.state_mark(row.state)
-                exit_text = "" if row.exit_code is None else f", the job's exit status was {row.exit_code}"
-                console.line(f"{mark} {row.name} is {row.state}{exit_text}; cost {say.money(row.cost)}", tone)
-            return OK if good else DAMAGE
+        detail = _detail(run)
+        if _has_ended(detail.run, want_gone=want_gone) and event.seq >= _newest(detail):
+            return _verdict(detail.run, console, want_gone=want_gone)
     return DAMAGE
+
+
+def _detail(run: str) -> wire.RunDetail:
+    with Client(discover().socket) as client:
+        return cleaned(client.call("run", wire.RunRef(run=run), wire.RunDetail))
+
+
+def _newest(detail: wire.RunDetail) -> int:
+    return max((event.seq for event in detail.events), default=0)
+
+
+def _has_ended(row: wire.RunRow, *, want_gone: bool) -> bool:
+    return row.state in say.ENDED or (row.state == "failed" and not want_gone)
+
+
+def _verdict(row: wire.RunRow, console: Console, *, want_gone: bool) -> int:
+    good = row.state == "gone" and (want_gone or row.exit_code == 0)
+    if not console.json:
+        mark, tone = say.state_mark(row.state)
+        exit_text = "" if row.exit_code is None else f", the job's exit status was {row.exit_code}"
+        console.line(f"{mark} {row.name} is {row.state}{exit_text}; cost {say.money(row.cost)}", tone)
+    return OK if good else DAMAGE
 
 
 def _log_beside(run: str, console: Console) -> None:
