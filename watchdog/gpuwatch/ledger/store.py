@@ -58,13 +58,9 @@ class Ledger:
     @classmethod
     async def open(cls, path: Path, *, now: Callable[[], float] = time.time) -> Self:
         """Open or make the ledger at `path`. Raises LedgerDamaged (damage, or made by a newer gpuwatch)."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(_make_private, path)
+        connection = await aiosqlite.connect(path, isolation_level=None)
         try:
-            connection = await aiosqlite.connect(path, isolation_level=None)
-        except aiosqlite.DatabaseError as error:
-            raise _unusable(path, error) from error
-        try:
-            path.chmod(0o600)  # noqa: ASYNC240 - once, before anything else runs
             for pragma in PRAGMAS:
                 await connection.execute(pragma)
             await _migrate(connection, path)
@@ -201,8 +197,11 @@ class Ledger:
 
     async def check(self) -> str:
         """`PRAGMA quick_check`: `ok`, or what is wrong."""
-        async with self._connection.execute("PRAGMA quick_check(10)") as cursor:
-            rows = await cursor.fetchall()
+        try:
+            async with self._connection.execute("PRAGMA quick_check(10)") as cursor:
+                rows = await cursor.fetchall()
+        except aiosqlite.DatabaseError as error:  # too damaged even for the check
+            return str(error)
         return "; ".join(str(row[0]) for row in rows)
 
     async def labels(self) -> list[tuple[str, str, str, str | None]]:
@@ -229,6 +228,19 @@ class Ledger:
                 self._copies.setdefault(row[0], {})[path] = copy
 
 
+def _make_private(path: Path) -> None:
+    """Make the file, when there is none, and see that only its owner can read it. Blocking. Raises LedgerDamaged."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
 _NOT_DAMAGE = (
     "SQLITE_BUSY",
     "SQLITE_LOCKED",
@@ -241,7 +253,8 @@ _NOT_DAMAGE = (
 
 def _unusable(path: Path, error: Exception) -> LedgerDamaged:
     """What to do about a ledger that does not open; only real damage is a reason to move it aside."""
-    if str(getattr(error, "sqlite_errorname", "")).startswith(_NOT_DAMAGE):
+    code = str(getattr(error, "sqlite_errorname", ""))
+    if isinstance(error, OSError) or code.startswith(_NOT_DAMAGE):
         return LedgerDamaged(
             f"the ledger {path} cannot be used now ({error}); nothing is lost: check that no other program "
             "has it open, its permissions, and the space on its disk"
