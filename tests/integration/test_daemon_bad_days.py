@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from integration.world import World, world
 
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
+from integration.world import World, world
 
 NOTHING = 'artifacts = "none"'
 

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from integration.world import World, world
 
 JOB = """

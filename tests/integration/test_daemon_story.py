@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from integration.world import World, world
 
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
+from integration.world import World, world
 
 CHECKPOINTS = """
 mkdir -p ckpt
