@@ -185,7 +185,20 @@ def alive(state: dict[str, Any]) -> bool:
         os.killpg(pid, 0)
     except OSError:
         return False
-    return True
+    # a container's first process often reaps nobody, so a dead orphan stays on as a zombie
+    states = group_states(pid)
+    return not states or any(state not in "ZX" for state in states)
+
+
+def group_states(group: int) -> list[str]:
+    """The state letters of a process group's members, empty where /proc does not tell."""
+    found = []
+    for pid in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if pid.isdigit():
+            fields = read_text("/proc/" + pid + "/stat", 4096).rpartition(")")[2].split()
+            if len(fields) > 2 and fields[2] == str(group):
+                found.append(fields[0])
+    return found
 
 
 def lock(folder: str, probe_only: bool = False) -> TextIO | None:
