@@ -157,6 +157,7 @@ class DestroyDialog(Dialog[wire.CustodyReport | None]):
         go.label = (
             "Lose and destroy" if losing else "Collect, verify, destroy" if self._has_unsafe else "Destroy"
         )
+        go.refresh(layout=True)  # a longer label alone does not make the button wider
         go.set_class(losing, "-danger")
         named = not losing or (
             self.query_one("#name", Input).value == self._run.name
