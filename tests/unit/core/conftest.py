@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("core", deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "core", deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("core")

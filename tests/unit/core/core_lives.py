@@ -6,6 +6,7 @@ import unicodedata
 from typing import Any
 
 import msgspec
+
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import create
 from gpuwatch.lifecycle.run import Machine, Phase, ReceiptRef, Run, State
@@ -67,7 +68,9 @@ def machine(**changes: Any) -> Machine:
 
 def receipt(**changes: Any) -> ReceiptRef:
     """A receipt for the sample machine and boot."""
-    return msgspec.structs.replace(ReceiptRef(digest="d" * 64, boot_id=BOOT, files=2, bytes=10, at=NOW), **changes)
+    return msgspec.structs.replace(
+        ReceiptRef(digest="d" * 64, boot_id=BOOT, files=2, bytes=10, at=NOW), **changes
+    )
 
 
 def run(state: State = State.REQUESTED, **changes: Any) -> Run:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 from core_lives import harmless
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gpuwatch.box.errors import BoxFault
 from gpuwatch.box.sentinel import (
     inventory_order,
@@ -16,8 +19,6 @@ from gpuwatch.box.sentinel import (
     parse_report,
 )
 from gpuwatch.custody.rules import matches
-from hypothesis import given
-from hypothesis import strategies as st
 
 BOOT = "b" * 32
 FACTS: dict[str, Any] = {
@@ -52,7 +53,12 @@ def listing(*rows: object, **end: object) -> bytes:
 
 def test_facts_are_read() -> None:
     facts = parse_facts(line(FACTS))
-    assert (facts.workspace, facts.boot_id, facts.gpus, facts.disk_free) == ("/workspace", BOOT, ("RTX 4090",), 10**11)
+    assert (facts.workspace, facts.boot_id, facts.gpus, facts.disk_free) == (
+        "/workspace",
+        BOOT,
+        ("RTX 4090",),
+        10**11,
+    )
 
 
 @pytest.mark.parametrize("place", [None, "", "relative", "/a\nb", "/\x1b[1m", "/" + "x" * 1000, 5, ["/"]])
@@ -118,7 +124,12 @@ def test_any_listing_is_typed_or_refused(rows: list[Any], problems: object, at: 
 
 
 def test_links_inside_the_tree_lose_nothing_and_others_are_problems() -> None:
-    rows = [ROW, ["out/l", 0, 1, 1, 1, False, "out/a"], ["out/d", 0, 1, 1, 1, False, "out"], ["out/x", 0, 1, 1, 1, False, "../../etc"]]
+    rows = [
+        ROW,
+        ["out/l", 0, 1, 1, 1, False, "out/a"],
+        ["out/d", 0, 1, 1, 1, False, "out"],
+        ["out/x", 0, 1, 1, 1, False, "../../etc"],
+    ]
     found = parse_inventory(listing(*rows), "77")
     assert [f.path for f in found.files] == ["out/a"]
     assert found.problems == ("out/x is a link to ../../etc, which is not promised",)
@@ -147,14 +158,23 @@ def test_any_report_is_typed_or_refused(key: str, value: object) -> None:
         report = parse_report(line(REPORT | {key: value}))
     except BoxFault:
         return
-    for number in (report.log_size, report.memory_used, report.memory_total, report.disk_free, report.step, report.steps):
+    for number in (
+        report.log_size,
+        report.memory_used,
+        report.memory_total,
+        report.disk_free,
+        report.step,
+        report.steps,
+    ):
         assert number is None or (type(number) is int and 0 <= number < 2**62)
     for real in (report.cpu, report.loss, report.tokens_per_second):
         assert real is None or (type(real) is float and real == real)
     assert report.at == report.at, "a report at NaN is no report"
 
 
-@pytest.mark.parametrize("cell", ["[N/A]", "[Not Supported]", "ERR!", "", "nan", "-5", "1e99", "inf", "[Unknown Error]"])
+@pytest.mark.parametrize(
+    "cell", ["[N/A]", "[Not Supported]", "ERR!", "", "nan", "-5", "1e99", "inf", "[Unknown Error]"]
+)
 def test_what_the_driver_does_not_say_is_unknown(cell: str) -> None:
     report = parse_report(line(REPORT | {"gpus": [["0", "x", cell, cell, cell, cell, cell]]}))
     assert report.gpus is not None

@@ -6,10 +6,11 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from gpuwatch.clean import clean, clean_bytes, show_path
-from gpuwatch.config import Config, ConfigError, load
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gpuwatch.clean import clean, clean_bytes, show_path
+from gpuwatch.config import Config, ConfigError, load
 
 NASTY = st.text(
     st.one_of(
@@ -44,7 +45,12 @@ def test_bytes_are_cleaned_whatever_they_are(data: bytes) -> None:
     assert_safe(show_path(data.decode("utf-8", "surrogateescape")))
 
 
-@given(st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters="\u115f\u1160\u3164\uffa0"), max_size=100))
+@given(
+    st.text(
+        st.characters(categories=["L", "N", "P", "S"], exclude_characters="\u115f\u1160\u3164\uffa0"),
+        max_size=100,
+    )
+)
 def test_plain_text_stays_as_it_is(text: str) -> None:
     assert clean(text) == text
 
@@ -89,7 +95,11 @@ def test_settings_are_read(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('vault = "/v"\n[watch]\naccounts = "30s"\n[providers.vast]\nurl = "http://127.0.0.1:1"\n')
     config = load(file)
-    assert (config.vault, config.account_interval, config.providers.vast.url) == ("/v", 30.0, "http://127.0.0.1:1")
+    assert (config.vault, config.account_interval, config.providers.vast.url) == (
+        "/v",
+        30.0,
+        "http://127.0.0.1:1",
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,22 @@ from functools import cache
 import msgspec
 import pytest
 from core_lives import BOOT, INSTANCE, NOW
-from gpuwatch.custody.facts import BoxFile, Copy, Inventory
-from gpuwatch.custody.rules import assess, glob_pattern, is_promised, is_safe, matches, promised_globs, spoken, waivable
-from gpuwatch.lifecycle.run import EVERYTHING
-from gpuwatch.spec.model import Artifact, Checkpoints, Job, RunSpec
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from gpuwatch.custody.facts import BoxFile, Copy, Inventory
+from gpuwatch.custody.rules import (
+    assess,
+    glob_pattern,
+    is_promised,
+    is_safe,
+    matches,
+    promised_globs,
+    spoken,
+    waivable,
+)
+from gpuwatch.lifecycle.run import EVERYTHING
+from gpuwatch.spec.model import Artifact, Checkpoints, Job, RunSpec
 
 # --- globs, against a second implementation that uses no regular expressions ----------------------
 
@@ -55,7 +65,12 @@ def _whole(path: str, glob: str) -> bool:
         if glob[g] == "[":
             end = glob.find("]", g + (3 if glob.startswith("[!", g) else 2))
             if end > 0:
-                return wild(p) and path[p] != "/" and _in_class(path[p], glob[g + 1 : end]) and match(end + 1, p + 1)
+                return (
+                    wild(p)
+                    and path[p] != "/"
+                    and _in_class(path[p], glob[g + 1 : end])
+                    and match(end + 1, p + 1)
+                )
         return p < len(path) and path[p] == glob[g] and match(g + 1, p + 1)
 
     return match(0, 0)
@@ -129,7 +144,9 @@ def test_many_stars_do_not_take_for_ever() -> None:
 
 def spec(*artifacts: Artifact, ckpt: str | None = None, none: bool = False) -> RunSpec:
     checkpoints = None if ckpt is None else Checkpoints(path=ckpt)
-    return RunSpec(name="r", job=Job(command="x"), artifacts=artifacts, checkpoints=checkpoints, no_artifacts=none)
+    return RunSpec(
+        name="r", job=Job(command="x"), artifacts=artifacts, checkpoints=checkpoints, no_artifacts=none
+    )
 
 
 OUT = spec(Artifact(path="out"))
@@ -198,13 +215,21 @@ def names(*args: object, **kwargs: object) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "empty", [OUT, spec(Artifact(path="out", required=False)), spec(ckpt="ckpt"), spec(Artifact(path="x", required=False), ckpt="ckpt")]
+    "empty",
+    [
+        OUT,
+        spec(Artifact(path="out", required=False)),
+        spec(ckpt="ckpt"),
+        spec(Artifact(path="x", required=False), ckpt="ckpt"),
+    ],
 )
 def test_an_empty_listing_blocks_even_when_copies_are_at_home(empty: RunSpec) -> None:
     assert names(empty, listing(), {})
     assert names(empty, listing(), copies(FILE))
     assert names(empty, listing(file("elsewhere/x")), {})
-    assert names(empty, listing(), {}, ["out/some-old-file"]), "an old waiver is not consent to lose everything"
+    assert names(empty, listing(), {}, ["out/some-old-file"]), (
+        "an old waiver is not consent to lose everything"
+    )
 
 
 def test_only_the_word_none_or_a_waiver_of_each_pattern_lets_an_empty_listing_pass() -> None:
@@ -239,7 +264,9 @@ def test_a_writer_holds_although_the_copy_matches() -> None:
 
 
 def test_what_the_box_could_not_list_holds() -> None:
-    assert names(OUT, listing(FILE, problems=("cannot list out/x: Permission denied",)), copies(FILE)) == ["inventory"]
+    assert names(OUT, listing(FILE, problems=("cannot list out/x: Permission denied",)), copies(FILE)) == [
+        "inventory"
+    ]
 
 
 def test_unfinished_checkpoints_are_not_promised_and_finished_ones_are_whole() -> None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field
 
 import pytest
 from core_lives import harmless
-from gpuwatch.box.frames import MAX_FRAME, MAX_LINE, Content, FrameError, FrameParser, Header, Missing, Trailer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gpuwatch.box.frames import (
+    MAX_FRAME,
+    MAX_LINE,
+    Content,
+    FrameError,
+    FrameParser,
+    Header,
+    Missing,
+    Trailer,
+)
 
 SHA = "ab" * 32
 
@@ -68,11 +79,13 @@ def parse(parser: FrameParser, pieces: list[bytes]) -> list[object]:
 
 def split(stream: bytes, cuts: list[int]) -> list[bytes]:
     marks = [0, *sorted(c % (len(stream) + 1) for c in cuts), len(stream)]
-    return [stream[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    return [stream[a:b] for a, b in itertools.pairwise(marks)]
 
 
 FILES = st.lists(
-    st.builds(File, st.binary(max_size=40), gone=st.booleans(), chunk=st.integers(1, 50)), min_size=1, max_size=4
+    st.builds(File, st.binary(max_size=40), gone=st.booleans(), chunk=st.integers(1, 50)),
+    min_size=1,
+    max_size=4,
 )
 CUTS = st.lists(st.integers(min_value=0, max_value=10**6), max_size=12)
 
@@ -106,7 +119,9 @@ def outcome(stream: bytes, pieces: list[bytes], expect: int) -> object:
 
 
 @given(FILES, CUTS, st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4))
-def test_a_damaged_stream_is_read_or_refused_whatever_the_split(files: list[File], cuts: list[int], flips: list[tuple[int, int]]) -> None:
+def test_a_damaged_stream_is_read_or_refused_whatever_the_split(
+    files: list[File], cuts: list[int], flips: list[tuple[int, int]]
+) -> None:
     stream = bytearray(encode(files))
     for at, value in flips:
         stream[at % len(stream)] = value
@@ -177,7 +192,12 @@ def test_never_more_bytes_come_out_than_the_file_has(size: int, frames: list[int
 
 
 def test_less_content_than_announced_is_an_error_of_the_file() -> None:
-    short = b'{"i":0,"id":[5,0,0,0],"offset":0}\n' + bytes(4) + json.dumps({"i": 0, "id": [5, 0, 0, 0], "sha256": SHA}).encode() + b"\n"
+    short = (
+        b'{"i":0,"id":[5,0,0,0],"offset":0}\n'
+        + bytes(4)
+        + json.dumps({"i": 0, "id": [5, 0, 0, 0], "sha256": SHA}).encode()
+        + b"\n"
+    )
     trailer = parse(FrameParser(1), [short])[-1]
     assert isinstance(trailer, Trailer)
     assert trailer.error == "the box sent less than the file has"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 from core_lives import BOOT, EVENTS, INSTANCE, LABEL, NOW, REQUESTED
+
 from gpuwatch.custody.facts import Copy
 from gpuwatch.ledger import Ledger, LedgerDamaged
 from gpuwatch.ledger.schema import MIGRATIONS

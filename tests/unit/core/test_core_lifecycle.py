@@ -9,17 +9,18 @@ from typing import Any, get_args
 import msgspec
 import pytest
 from core_lives import BOOT, EVENTS, INSTANCE, LABEL, NOW, REQUESTED, machine, receipt, run
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from gpuwatch.custody.facts import Inventory
 from gpuwatch.custody.permit import Refusal, grant, grant_empty, grant_given_up
 from gpuwatch.custody.rules import Assessment, Hold
 from gpuwatch.lifecycle import decide as d
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.evolve import ARROWS, Impossible, create, evolve, target
+from gpuwatch.lifecycle.evolve import Impossible, create, evolve, target
 from gpuwatch.lifecycle.run import EVERYTHING, FINAL, Machine, Phase, ReceiptRef, Run, State
 from gpuwatch.spec.model import Artifact, Idle, Job, RunSpec
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 SPEC = RunSpec(name="r", job=Job(command="true"), artifacts=(Artifact(path="out"),))
 KEEP = msgspec.structs.replace(SPEC, idle=Idle(action="notify"))
@@ -87,7 +88,9 @@ def test_the_table_names_every_event_and_every_state() -> None:
     assert set(EXPECTED) == {(k, s.value) for k in kinds for s in State}
 
 
-@pytest.mark.parametrize(("event", "state"), PAIRS, ids=[f"{e.kind_of(EVENTS[k])}-{s.value}" for k, s in PAIRS])
+@pytest.mark.parametrize(
+    ("event", "state"), PAIRS, ids=[f"{e.kind_of(EVENTS[k])}-{s.value}" for k, s in PAIRS]
+)
 def test_every_event_in_every_state_has_the_answer_of_the_table(event: type[e.Event], state: State) -> None:
     answer = target(state, event)
     assert (answer and answer.value) == EXPECTED[e.kind_of(EVENTS[event]), state.value]
@@ -108,7 +111,9 @@ MACHINES: dict[str, Machine | None] = {
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda k: e.kind_of(EVENTS[k]))
 @pytest.mark.parametrize("name", MACHINES)
-def test_evolve_answers_any_run_with_a_run_or_impossible_and_changes_nothing(kind: type[e.Event], name: str) -> None:
+def test_evolve_answers_any_run_with_a_run_or_impossible_and_changes_nothing(
+    kind: type[e.Event], name: str
+) -> None:
     for state in State:
         before = run(state, machine=MACHINES[name])
         frozen = msgspec.json.encode(before)
@@ -399,7 +404,9 @@ def freeze() -> None:
     have = {line["kind"] for line in old["lines"]}
     new = [REQUESTED, *EVENTS.values()]
     lines = old["lines"] + [msgspec.to_builtins(x) for x in new if e.kind_of(x) not in have]
-    sample = run(State.VERIFIED, machine=machine(job_started_at=NOW), receipt=receipt(), past=(machine(gone_at=NOW),))
+    sample = run(
+        State.VERIFIED, machine=machine(job_started_at=NOW), receipt=receipt(), past=(machine(gone_at=NOW),)
+    )
     runs = old["runs"] or [msgspec.to_builtins(run()), msgspec.to_builtins(sample)]
     content = {"format": described(), "lines": lines, "runs": runs}
     GOLDEN.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from gpuproviders.gpus import MEMORY_GB, UnknownGpu, canonical, nominal_memory, resolve
-from gpuproviders.money import accrue, format_usd, parse_usd, usd
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gpuproviders.gpus import MEMORY_GB, UnknownGpu, canonical, nominal_memory, resolve
+from gpuproviders.money import accrue, format_usd, parse_usd, usd
 
 MICROS = st.integers(min_value=-(10**15), max_value=10**15)
 RATES = st.integers(min_value=0, max_value=10**9)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import gpuproviders
-import gpuwatch
 import pytest
 from core_lives import BOOT, INSTANCE, NOW, machine, receipt, run
+
+import gpuproviders
+import gpuwatch
 from gpuproviders.model import Permit
 from gpuwatch.custody import permit as module
 from gpuwatch.custody.facts import BoxFile, Copy, Inventory
@@ -38,7 +39,6 @@ def ask(
     return grant(who, proof, assess(SPEC, look, COPIES), look, now=now)
 
 
-
 def test_a_fresh_receipt_and_an_unchanged_box_give_a_permit_for_this_machine() -> None:
     permit = ask()
     assert isinstance(permit, Permit)
@@ -61,7 +61,9 @@ def test_a_listing_of_another_machine_is_no_last_look() -> None:
         ask(instance="78")
 
 
-@pytest.mark.parametrize(("age", "granted"), [(0.0, True), (RECEIPT_MAX_AGE, True), (RECEIPT_MAX_AGE + 1, False)])
+@pytest.mark.parametrize(
+    ("age", "granted"), [(0.0, True), (RECEIPT_MAX_AGE, True), (RECEIPT_MAX_AGE + 1, False)]
+)
 def test_receipts_age(age: float, granted: bool) -> None:
     if granted:
         assert ask(now=NOW + age)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+
 from gpuwatch import sentinel
 from gpuwatch.box.frames import Content, FrameParser, Header, Missing, Trailer
 from gpuwatch.box.sentinel import inventory_order, parse_facts, parse_inventory, parse_report
@@ -32,7 +33,12 @@ class Box:
         self.work = root / "work"
         self.work.mkdir()
         self.folder = root / ".gpuwatch" / "r1"
-        self.env = {"PATH": f"{root / 'bin'}:{os.environ['PATH']}", "HOME": str(root), "WORKSPACE": str(root), "LC_ALL": "C"}
+        self.env = {
+            "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(root),
+            "WORKSPACE": str(root),
+            "LC_ALL": "C",
+        }
 
     def popen(self, command: str, **env: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -52,7 +58,12 @@ class Box:
         return value
 
     def start(self, command: str, **extra: Any) -> dict[str, Any]:
-        order = {"folder": str(self.folder), "work": str(self.work), "log": str(self.folder / "log"), "command": command}
+        order = {
+            "folder": str(self.folder),
+            "work": str(self.work),
+            "log": str(self.folder / "log"),
+            "command": command,
+        }
         return self.ask("start", order | extra)
 
     def state(self, **env: str) -> dict[str, Any]:
@@ -69,8 +80,7 @@ class Box:
             assert process.stdout is not None
             process.stdin.write(json.dumps(order).encode() + b"\n")
             process.stdin.flush()
-            log = process.stdout.read()
-        return log
+            return process.stdout.read()
 
     def list(self, *globs: str, **extra: Any) -> tuple[tuple[BoxFile, ...], tuple[str, ...]]:
         order = inventory_order(str(self.work), globs) | extra
@@ -147,7 +157,14 @@ def test_a_job_outlives_whoever_started_it_and_leaves_code_and_log(box: Box, gat
 
 
 @pytest.mark.parametrize(
-    ("command", "code"), [("true", 0), ("exit 255", 255), ("no-such-program-at-all", 127), ("kill -9 $$", -9), ("kill -TERM $$", -15)]
+    ("command", "code"),
+    [
+        ("true", 0),
+        ("exit 255", 255),
+        ("no-such-program-at-all", 127),
+        ("kill -9 $$", -9),
+        ("kill -TERM $$", -15),
+    ],
 )
 def test_exit_codes_are_told_as_they_are(command: str, code: int, box: Box) -> None:
     box.start(command)
@@ -193,7 +210,9 @@ def test_the_supervisor_dies_and_the_job_is_still_told_apart(box: Box, gate: Pat
     orphan = box.state()
     assert (orphan["phase"], orphan["supervised"]) == ("running", False)
     assert box.start("echo twice > twice", again=True)["phase"] == "running", "it still runs: no second one"
-    assert box.state(BOX_BOOT_ID="another boot")["phase"] == "vanished", "after a restart the same pid is someone else"
+    assert box.state(BOX_BOOT_ID="another boot")["phase"] == "vanished", (
+        "after a restart the same pid is someone else"
+    )
     kill_and_wait(job)
     assert box.state()["phase"] == "vanished", "its exit code is lost, and that is said"
     assert box.start("echo twice > twice")["phase"] == "vanished"
@@ -213,7 +232,9 @@ def test_stop_asks_first(box: Box, gate: Path) -> None:
 
 
 def test_stop_kills_what_does_not_listen_and_its_children(box: Box, gate: Path) -> None:
-    box.start(f"trap '' TERM; (trap '' TERM; echo child $BASHPID; exec sleep 1000) & echo up; while true; do read line < {gate}; done")
+    box.start(
+        f"trap '' TERM; (trap '' TERM; echo child $BASHPID; exec sleep 1000) & echo up; while true; do read line < {gate}; done"
+    )
     with (box.folder / "log").open("rb") as log:
         child = int(wait_for_line(log, b"child").split()[1])
     descriptor = os.pidfd_open(child)
@@ -256,7 +277,12 @@ def test_a_command_that_cannot_be_started_is_an_ended_one(box: Box) -> None:
     code, _, err = box.run(
         "start",
         json.dumps(
-            {"folder": str(box.folder), "work": str(box.work), "log": str(box.folder / "log"), "command": "true"}
+            {
+                "folder": str(box.folder),
+                "work": str(box.work),
+                "log": str(box.folder / "log"),
+                "command": "true",
+            }
         ).encode()
         + b"\n",
     )
@@ -302,12 +328,16 @@ def test_probe_falls_back_to_the_home_folder_and_to_no_gpu(box: Box) -> None:
     assert facts.gpus == ()
 
 
-def test_watch_reports_job_gpus_files_and_renews_the_lease_until_the_caller_leaves(box: Box, gate: Path) -> None:
+def test_watch_reports_job_gpus_files_and_renews_the_lease_until_the_caller_leaves(
+    box: Box, gate: Path
+) -> None:
     fake_smi(box)
     box.start(f"read line < {gate}")
     (box.work / "out").mkdir()
     (box.work / "out" / "a").write_text("1")
-    (box.work / "metrics.jsonl").write_text('{"step": 1, "loss": 3.5}\n{"step": 2, "loss": 2.5, "x": "y"}\n{"step": 3, "lo')
+    (box.work / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": 3.5}\n{"step": 2, "loss": 2.5, "x": "y"}\n{"step": 3, "lo'
+    )
     (box.work / "status.json").write_text('{"total_steps": 50}')
     order = {
         "folder": str(box.folder), "log": str(box.folder / "log"), "interval": 0.05,
@@ -342,7 +372,17 @@ def test_an_unknown_command_says_what_there_is(box: Box) -> None:
 
 # --- listing -------------------------------------------------------------------------------------
 
-ODD_NAMES = [b"two\nlines", b"\x1b[31mred", b"bytes\xff\xfe", b"caf\xc3\xa9", b" ", b"-rf", b"a\\b", b'quote"', b"\xed\xa0\x80"]
+ODD_NAMES = [
+    b"two\nlines",
+    b"\x1b[31mred",
+    b"bytes\xff\xfe",
+    b"caf\xc3\xa9",
+    b" ",
+    b"-rf",
+    b"a\\b",
+    b'quote"',
+    b"\xed\xa0\x80",
+]
 
 
 def test_odd_names_come_home_as_they_are(box: Box) -> None:
@@ -356,7 +396,15 @@ def test_odd_names_come_home_as_they_are(box: Box) -> None:
 
 
 def test_only_what_is_promised_is_listed(box: Box) -> None:
-    for path in ("out/a.gguf", "out/deep/b.gguf", "out/c.txt", "x.gguf", ".git/y.gguf", "ckpt/step-1/.metadata", "ckpt/.tmp-2/z"):
+    for path in (
+        "out/a.gguf",
+        "out/deep/b.gguf",
+        "out/c.txt",
+        "x.gguf",
+        ".git/y.gguf",
+        "ckpt/step-1/.metadata",
+        "ckpt/.tmp-2/z",
+    ):
         target = box.work / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
@@ -548,7 +596,14 @@ def test_thousands_of_small_files_go_through_one_pipe(box: Box) -> None:
 
 def upload(box: Box, path: str, data: bytes, **head: Any) -> tuple[int, bytes, bytes]:
     first = {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()} | head
-    stdin = json.dumps({"root": str(box.work)}).encode() + b"\n" + json.dumps(first).encode() + b"\n" + data + b"\n"
+    stdin = (
+        json.dumps({"root": str(box.work)}).encode()
+        + b"\n"
+        + json.dumps(first).encode()
+        + b"\n"
+        + data
+        + b"\n"
+    )
     return box.run("receive", stdin)
 
 
@@ -560,7 +615,9 @@ def test_an_upload_arrives_whole_with_its_mode(box: Box) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o755
 
 
-@pytest.mark.parametrize("path", ["../escaped", "/tmp/escaped", "a/../../escaped", "..", ".", "", "out/escaped"])
+@pytest.mark.parametrize(
+    "path", ["../escaped", "/tmp/escaped", "a/../../escaped", "..", ".", "", "out/escaped"]
+)
 def test_nothing_is_written_outside_the_work_folder(path: str, box: Box) -> None:
     (box.root / "elsewhere").mkdir()
     (box.work / "out").symlink_to(box.root / "elsewhere")

@@ -17,7 +17,18 @@ NEWER = {
 }  # fmt: skip
 """Names that came to the standard library after 3.8."""
 NEWER_MODULES = {"graphlib", "zoneinfo", "tomllib"}
-NEWER_KEYWORDS = {"strict", "missing_ok_", "delete_on_close", "process_group", "umask", "user", "group", "extra_groups", "pipesize", "usedforsecurity"}
+NEWER_KEYWORDS = {
+    "strict",
+    "missing_ok_",
+    "delete_on_close",
+    "process_group",
+    "umask",
+    "user",
+    "group",
+    "extra_groups",
+    "pipesize",
+    "usedforsecurity",
+}
 
 
 class Bare(ast.NodeTransformer):
@@ -46,7 +57,9 @@ def test_annotations_are_never_evaluated() -> None:
 
 
 def test_only_the_standard_library_of_old_is_imported() -> None:
-    imported = {n.name.partition(".")[0] for x in ast.walk(TREE) if isinstance(x, ast.Import) for n in x.names}
+    imported = {
+        n.name.partition(".")[0] for x in ast.walk(TREE) if isinstance(x, ast.Import) for n in x.names
+    }
     imported |= {str(x.module).partition(".")[0] for x in ast.walk(TREE) if isinstance(x, ast.ImportFrom)}
     assert imported <= sys.stdlib_module_names
     assert not imported & NEWER_MODULES
@@ -67,7 +80,9 @@ def test_no_builtin_is_subscripted_and_no_types_are_joined_at_run_time() -> None
             assert node.value.id not in builtin, f"line {node.lineno}"
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
             for side in (node.left, node.right):
-                assert not (isinstance(side, ast.Name) and side.id in {*builtin, "str", "int", "bytes"}), f"line {node.lineno}"
+                assert not (isinstance(side, ast.Name) and side.id in {*builtin, "str", "int", "bytes"}), (
+                    f"line {node.lineno}"
+                )
                 assert not isinstance(side, ast.Dict), f"dict | dict in line {node.lineno}"
 
 

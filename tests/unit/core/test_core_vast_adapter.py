@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
 from gpuproviders.errors import (
     Ambiguous,
     OfferGone,
@@ -112,9 +113,22 @@ def order(*, spot: bool = False) -> Order:
     return Order(label="gputui-r-1-ab", offer=offer(spot=spot), image="img", disk=20 * 10**9)
 
 
-ASK_GONE = {"success": False, "error": "no_such_ask", "msg": "error 410/3907: no_such_ask Instance type 9 …", "ask_id": 9}
-ASK_GONE_404 = {"success": False, "error": "invalid_args", "msg": "error 404/3603: no_such_ask Instance type by id 9 …"}
-TOO_FAST = {"success": False, "error": "rate_limit_exceeded", "msg": "API requests too frequent endpoint threshold=3.0"}
+ASK_GONE = {
+    "success": False,
+    "error": "no_such_ask",
+    "msg": "error 410/3907: no_such_ask Instance type 9 …",
+    "ask_id": 9,
+}
+ASK_GONE_404 = {
+    "success": False,
+    "error": "invalid_args",
+    "msg": "error 404/3603: no_such_ask Instance type by id 9 …",
+}
+TOO_FAST = {
+    "success": False,
+    "error": "rate_limit_exceeded",
+    "msg": "API requests too frequent endpoint threshold=3.0",
+}
 WRONG_KEY = {"success": False, "error": "auth_error", "msg": "Invalid user key"}
 
 # (what Vast says, what a write concludes, what a read concludes)
@@ -186,11 +200,19 @@ async def test_no_failure_means_that_a_machine_does_not_exist(
 
 @pytest.mark.parametrize(("said", "reply", "_write", "_read"), ANSWERS, ids=[a[0] for a in ANSWERS])
 async def test_the_key_is_in_no_exception_and_no_log(
-    said: str, reply: Any, _write: Any, _read: Any, vast: VastProvider, script: Script, caplog: pytest.LogCaptureFixture
+    said: str,
+    reply: Any,
+    _write: Any,
+    _read: Any,
+    vast: VastProvider,
+    script: Script,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     if isinstance(reply, Reply) and isinstance(reply.body, dict):
-        reply = Reply(reply.status, reply.body | {"msg": f"{reply.body.get('msg', '')} your key {KEY} \x1b[31m"})
+        reply = Reply(
+            reply.status, reply.body | {"msg": f"{reply.body.get('msg', '')} your key {KEY} \x1b[31m"}
+        )
     script.answers = [reply]
     for call in (vast.create(order()), vast.instances(), vast.stop("1"), vast.account()):
         with pytest.raises(ProviderError) as caught:
@@ -228,7 +250,9 @@ async def test_how_long_to_wait_is_believed_only_within_reason(
 # --- create --------------------------------------------------------------------------------------
 
 
-async def test_a_create_names_label_price_and_disk_and_asks_for_a_clean_refusal(vast: VastProvider, script: Script) -> None:
+async def test_a_create_names_label_price_and_disk_and_asks_for_a_clean_refusal(
+    vast: VastProvider, script: Script
+) -> None:
     script.answers = [Reply(200, {"success": True, "new_contract": 33402296, "instance_api_key": "f" * 64})]
     assert (await vast.create(order())).instance_id == "33402296"
     (sent,) = script.sent
@@ -241,7 +265,9 @@ async def test_a_create_names_label_price_and_disk_and_asks_for_a_clean_refusal(
     assert script.sent[1].body["price"] == 0.4
 
 
-async def test_a_refusal_that_names_a_contract_means_that_a_machine_exists(vast: VastProvider, script: Script) -> None:
+async def test_a_refusal_that_names_a_contract_means_that_a_machine_exists(
+    vast: VastProvider, script: Script
+) -> None:
     script.answers = [Reply(200, {"success": False, "new_contract": 44743274, "msg": "bid too low"})]
     with pytest.raises(Ambiguous) as caught:
         await vast.create(order())
@@ -249,15 +275,23 @@ async def test_a_refusal_that_names_a_contract_means_that_a_machine_exists(vast:
 
 
 @pytest.mark.parametrize("made", [None, "x", True, -3, 0, [], 1.5])
-async def test_a_success_without_a_readable_contract_is_ambiguous(made: Any, vast: VastProvider, script: Script) -> None:
+async def test_a_success_without_a_readable_contract_is_ambiguous(
+    made: Any, vast: VastProvider, script: Script
+) -> None:
     script.answers = [Reply(200, {"success": True, "new_contract": made})]
     with pytest.raises(Ambiguous):
         await vast.create(order())
 
 
-async def test_the_ssh_key_is_registered_once_before_the_first_machine(vast: VastProvider, script: Script) -> None:
+async def test_the_ssh_key_is_registered_once_before_the_first_machine(
+    vast: VastProvider, script: Script
+) -> None:
     made = Reply(200, {"success": True, "new_contract": 5})
-    script.answers = [Reply(404, {"msg": "No SSH keys found for the user."}), Reply(200, {"success": True}), made]
+    script.answers = [
+        Reply(404, {"msg": "No SSH keys found for the user."}),
+        Reply(200, {"success": True}),
+        made,
+    ]
     with_key = Order(label="l", offer=offer(), image="i", disk=10**10, ssh_public_key=SSH)
     await vast.create(with_key)
     await vast.create(with_key)
@@ -267,12 +301,17 @@ async def test_the_ssh_key_is_registered_once_before_the_first_machine(vast: Vas
 
 
 async def test_a_key_that_is_there_already_is_not_added_again(vast: VastProvider, script: Script) -> None:
-    script.answers = [Reply(200, [{"key": SSH + " other-comment"}]), Reply(200, {"success": True, "new_contract": 5})]
+    script.answers = [
+        Reply(200, [{"key": SSH + " other-comment"}]),
+        Reply(200, {"success": True, "new_contract": 5}),
+    ]
     await vast.create(Order(label="l", offer=offer(), image="i", disk=10**10, ssh_public_key=SSH))
     assert [s.path for s in script.sent] == ["/ssh/", "/asks/9/"]
 
 
-async def test_when_the_key_cannot_be_registered_nothing_was_rented(vast: VastProvider, script: Script) -> None:
+async def test_when_the_key_cannot_be_registered_nothing_was_rented(
+    vast: VastProvider, script: Script
+) -> None:
     script.answers = [Reply(200, []), Reply(502, text="")]
     with pytest.raises(Unavailable):
         await vast.create(Order(label="l", offer=offer(), image="i", disk=10**10, ssh_public_key=SSH))
@@ -335,7 +374,9 @@ async def test_a_list_that_may_not_be_all_is_no_listing(
         await vast.instances()
 
 
-async def test_a_list_that_never_ends_is_given_up(vast: VastProvider, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_list_that_never_ends_is_given_up(
+    vast: VastProvider, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     numbers = iter(range(1, 10_000))
 
     def endless(_client_key: str, _url: str, _attempts: int, _seconds: float = 0) -> Any:
@@ -362,7 +403,9 @@ async def test_a_list_that_never_ends_is_given_up(vast: VastProvider, script: Sc
         Reply(404, {"success": False, "error": "no_such_instance", "msg": "x"}),
     ],
 )
-async def test_only_vasts_own_words_say_that_there_is_no_such_machine(reply: Reply, vast: VastProvider, script: Script) -> None:
+async def test_only_vasts_own_words_say_that_there_is_no_such_machine(
+    reply: Reply, vast: VastProvider, script: Script
+) -> None:
     script.answers = [reply]
     assert await vast.instance("77") is None
 
@@ -370,7 +413,9 @@ async def test_only_vasts_own_words_say_that_there_is_no_such_machine(reply: Rep
 @pytest.mark.parametrize(
     "body", [{}, [], {"instances": []}, {"instances": {}}, {"instances": {"id": 78}}, {"instances": "77"}]
 )
-async def test_a_strange_answer_about_a_machine_is_no_answer(body: Any, vast: VastProvider, script: Script) -> None:
+async def test_a_strange_answer_about_a_machine_is_no_answer(
+    body: Any, vast: VastProvider, script: Script
+) -> None:
     script.answers = [Reply(200, body)]
     with pytest.raises(Unavailable):
         await vast.instance("77")
@@ -406,7 +451,9 @@ async def test_a_permit_that_cannot_be_spent_stops_the_destroy(vast: VastProvide
     assert script.sent == []
 
 
-async def test_a_queued_start_is_cancelled_because_it_would_bill_unseen(vast: VastProvider, script: Script) -> None:
+async def test_a_queued_start_is_cancelled_because_it_would_bill_unseen(
+    vast: VastProvider, script: Script
+) -> None:
     busy = {"success": False, "error": "resources_unavailable", "msg": "state change queued."}
     script.answers = [Reply(200, busy), Reply(200, {"success": True})]
     with pytest.raises(Refused):
@@ -439,19 +486,29 @@ async def test_filters_that_vast_did_not_apply_are_applied_here(vast: VastProvid
         ROW | {"id": 2},
     ]  # fmt: skip
     script.answers = [Reply(200, {"offers": rows})]
-    query = OfferQuery(gpu_names=("RTX 4090",), gpu_count=1, max_price=MicroUsd(1_000_000), min_reliability=0.9)
+    query = OfferQuery(
+        gpu_names=("RTX 4090",), gpu_count=1, max_price=MicroUsd(1_000_000), min_reliability=0.9
+    )
     assert [o.offer_id for o in await vast.offers(query)] == ["2", "1"], "cheapest first, each once"
 
 
 @pytest.mark.parametrize("body", [{}, [], {"offers": None}, {"offers": {}}, {"success": True}])
-async def test_a_search_without_offers_in_it_is_no_empty_market(body: Any, vast: VastProvider, script: Script) -> None:
+async def test_a_search_without_offers_in_it_is_no_empty_market(
+    body: Any, vast: VastProvider, script: Script
+) -> None:
     script.answers = [Reply(200, body)]
     with pytest.raises(Unavailable):
         await vast.offers(OfferQuery())
 
 
-async def test_each_gpu_name_is_searched_alone_because_answers_are_capped(vast: VastProvider, script: Script) -> None:
+async def test_each_gpu_name_is_searched_alone_because_answers_are_capped(
+    vast: VastProvider, script: Script
+) -> None:
     script.answers = [Reply(200, {"offers": []})]
     await vast.offers(OfferQuery(gpu_names=("H100 SXM", "H100 PCIE")))
     assert [s.body["gpu_name"]["eq"] for s in script.sent] == ["H100 SXM", "H100 PCIE"]
-    assert all(isinstance(v, dict) for k, v in script.sent[0].body.items() if k not in ("order", "type", "allocated_storage", "limit"))
+    assert all(
+        isinstance(v, dict)
+        for k, v in script.sent[0].body.items()
+        if k not in ("order", "type", "allocated_storage", "limit")
+    )

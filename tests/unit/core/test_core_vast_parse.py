@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from gpuproviders.model import Endpoint, Instance, Offer, Power, Trouble
-from gpuproviders.vast import parse
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gpuproviders.model import Endpoint, Instance, Offer, Power, Trouble
+from gpuproviders.vast import parse
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "vast"
 
@@ -38,12 +39,19 @@ OFFER: dict[str, Any] = {
     "end_date": 1799999999.5,
 }  # fmt: skip
 # the row of Vast's own documentation
-DOCUMENTED: dict[str, Any] = json.loads((FIXTURES / "instance_full_docs_example_883.json").read_text())["instances"]
+DOCUMENTED: dict[str, Any] = json.loads((FIXTURES / "instance_full_docs_example_883.json").read_text())[
+    "instances"
+]
 
 
 def test_a_running_machine_is_read_whole() -> None:
     row = parse.instance(RUNNING)
-    assert (row.instance_id, row.label, row.power, row.wanted) == ("36717044", "gputui-x", Power.RUNNING, Power.RUNNING)
+    assert (row.instance_id, row.label, row.power, row.wanted) == (
+        "36717044",
+        "gputui-x",
+        Power.RUNNING,
+        Power.RUNNING,
+    )
     assert row.endpoints == (
         Endpoint("140.228.20.111", 30022, kind="direct"),
         Endpoint("ssh7.vast.ai", 37044, kind="proxy"),
@@ -172,9 +180,13 @@ def test_addresses_lose_their_white_space(address: str) -> None:
     assert parse.instance(RUNNING | {"public_ipaddr": address}).endpoints[0].host == "1.2.3.4"
 
 
-@pytest.mark.parametrize("address", ["-oProxyCommand=x", "a b", "", "a;b", "$(id)", "a\nb", "x" * 300, None, 5])
+@pytest.mark.parametrize(
+    "address", ["-oProxyCommand=x", "a b", "", "a;b", "$(id)", "a\nb", "x" * 300, None, 5]
+)
 def test_an_address_that_could_be_more_than_an_address_is_none(address: object) -> None:
-    hosts = {e.host for e in parse.instance(RUNNING | {"public_ipaddr": address, "ssh_host": address}).endpoints}
+    hosts = {
+        e.host for e in parse.instance(RUNNING | {"public_ipaddr": address, "ssh_host": address}).endpoints
+    }
     assert hosts == set()
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from core_lives import BOOT, INSTANCE, NOW
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from gpuwatch.custody.facts import Copy, Inventory
 from gpuwatch.vault import receipt, sink
 from gpuwatch.vault.layout import MARKER, HostilePath, Vault, VaultUnusable, make_folder, relative_parts
 from gpuwatch.vault.sink import PartName, Sink
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 # --- names ---------------------------------------------------------------------------------------
 
@@ -37,12 +38,35 @@ def test_a_name_that_could_leave_or_confuse_the_vault_is_refused(path: str) -> N
         relative_parts(path)
 
 
-@pytest.mark.parametrize("path", ["a", "a/b", "...", "..a", "a\nb", "\x1b[31m", "a\udcff", "a\\b", "x" * 255, "sub/job.log", "-rf", "~", "a b"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a",
+        "a/b",
+        "...",
+        "..a",
+        "a\nb",
+        "\x1b[31m",
+        "a\udcff",
+        "a\\b",
+        "x" * 255,
+        "sub/job.log",
+        "-rf",
+        "~",
+        "a b",
+    ],
+)
 def test_a_name_that_is_only_odd_is_kept_as_it_is(path: str) -> None:
     assert "/".join(relative_parts(path)) == path
 
 
-@given(st.one_of(st.text("./a\0\\~", max_size=12), st.text(st.characters(), max_size=12), st.lists(st.sampled_from(["..", ".", "", "a", "~"]), max_size=5).map("/".join)))
+@given(
+    st.one_of(
+        st.text("./a\0\\~", max_size=12),
+        st.text(st.characters(), max_size=12),
+        st.lists(st.sampled_from(["..", ".", "", "a", "~"]), max_size=5).map("/".join),
+    )
+)
 def test_no_path_at_all_leaves_the_vault(path: str) -> None:
     root = Path("/v")
     try:
@@ -85,7 +109,9 @@ def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_window")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.lists(st.binary(max_size=150), max_size=12))
-def test_the_hash_is_of_the_content_however_it_arrives(tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]) -> None:
+def test_the_hash_is_of_the_content_however_it_arrives(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
+) -> None:
     folder = tmp_path_factory.mktemp("s")
     out = Sink(folder / "p", 0)
     for piece in pieces:
@@ -187,10 +213,14 @@ def test_a_disk_that_fails_at_any_call_never_leaves_a_wrong_final_file(
             return
 
 
-def test_new_folders_are_made_durable_up_to_the_first_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_folders_are_made_durable_up_to_the_first_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[str] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), real(fd))[1]
+    )
     make_folder(tmp_path / "a" / "b" / "c")
     assert synced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
     make_folder(tmp_path / "a" / "b" / "c")
@@ -246,10 +276,19 @@ def write_receipt(vault: Vault, contents: dict[str, bytes]) -> receipt.Receipt:
         target = vault.destination("r1", path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-        copies.append(Copy(path, len(data), hashlib.sha256(data).hexdigest(), (len(data), 1, 2, 3), BOOT, NOW))
+        copies.append(
+            Copy(path, len(data), hashlib.sha256(data).hexdigest(), (len(data), 1, 2, 3), BOOT, NOW)
+        )
     inventory = Inventory(INSTANCE, BOOT, NOW, ())
     content = receipt.document(
-        run="r1", name="n", label="l", inventory=inventory, copies=copies, waived=["out/\udcff"], reason="", at=NOW
+        run="r1",
+        name="n",
+        label="l",
+        inventory=inventory,
+        copies=copies,
+        waived=["out/\udcff"],
+        reason="",
+        at=NOW,
     )
     return receipt.write(vault, "r1", content)
 
@@ -277,7 +316,7 @@ def test_sha256sum_itself_accepts_every_odd_name(vault: Vault) -> None:
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_sha256sum_names_the_one_file_that_was_damaged(name: str, vault: Vault) -> None:
-    made = write_receipt(vault, {n: b"content" for n in NAMES})
+    made = write_receipt(vault, dict.fromkeys(NAMES, b"content"))
     vault.destination("r1", name).write_bytes(b"kontent")
     done = sha256sum(vault, made, "--strict")
     assert done.returncode == 1
@@ -297,7 +336,9 @@ def test_a_receipt_is_named_by_its_own_content(vault: Vault) -> None:
     assert write_receipt(vault, {"a": b"1", "b": b"3"}).digest != made.digest
 
 
-def test_a_receipt_that_cannot_be_written_leaves_no_name(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receipt_that_cannot_be_written_leaves_no_name(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_fd: int) -> None:
         raise OSError(errno.ENOSPC, "full")
 

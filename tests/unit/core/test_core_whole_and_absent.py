@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gpuwatch.custody.complete import STILL_REPORTS, Group, Stillness, complete, groups
 from gpuwatch.custody.facts import BoxFile
 from gpuwatch.lifecycle.absence import AFTER_DESTROY, OUT_OF_THE_BLUE, Absence, Policy
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def file(path: str, size: int = 1, mtime: int = 1, *, writer: bool = False) -> BoxFile:
@@ -32,7 +33,9 @@ def whole(*files: BoxFile, reports: int = 10) -> list[str]:
 
 def test_a_directory_of_the_contract_is_whole_with_its_manifest_at_once() -> None:
     assert whole(*contract(5), reports=1) == ["step-5"]
-    assert whole(*contract(5, manifest=False), *contract(4)) == ["step-4"], "without one it does not exist for us"
+    assert whole(*contract(5, manifest=False), *contract(4)) == ["step-4"], (
+        "without one it does not exist for us"
+    )
 
 
 def test_a_manifest_deeper_down_is_not_the_directorys_own() -> None:
@@ -118,7 +121,9 @@ def test_out_of_the_blue_it_takes_three_over_five_minutes() -> None:
 
 
 def test_one_listing_that_has_it_starts_the_row_again() -> None:
-    assert not seen(OUT_OF_THE_BLUE, (0, False), (200, False), (250, True), (300, False), (400, False), (599, False))
+    assert not seen(
+        OUT_OF_THE_BLUE, (0, False), (200, False), (250, True), (300, False), (400, False), (599, False)
+    )
     assert seen(OUT_OF_THE_BLUE, (0, False), (250, True), (300, False), (400, False), (600, False))
 
 
