@@ -1,8 +1,9 @@
 """Checkpoints: snapshot in memory, written and committed in the background, trusted by hash.
 
-A save copies the tensors into buffers that were allocated once (the only time the training loop
-waits), then a thread writes them: files into a hidden directory, fsync, MANIFEST.json last, fsync,
-rename, fsync of the parent, `latest.json`, event. A reader never sees a torn checkpoint.
+A save copies the tensors into buffers that were allocated once, while the next step already
+computes its gradients (only the update waits for the copy: CheckFreq, FAST 2021). Then a thread
+writes them: files into a hidden directory, fsync, MANIFEST.json last, fsync, rename, fsync of the
+parent, `latest.json`, event. A reader never sees a torn checkpoint.
 """
 
 from __future__ import annotations
@@ -148,6 +149,10 @@ class Saver:
         pin = world.device.type == "cuda"
         self._images = [Image(f"{kind}{suffix}.safetensors", t, pin=pin) for kind, t in tensors.items()]
         self._now = now
+        self._stream = torch.cuda.Stream(world.device) if pin else None  # type: ignore[no-untyped-call]
+        self._copied = threading.Event()
+        self._copied.set()
+        self._stall_ms = 0.0
         self._thread: threading.Thread | None = None
         self._crash: BaseException | None = None
         self.last: Saved | None = None
@@ -189,35 +194,56 @@ class Saver:
             crash, self._crash = self._crash, None
             raise crash
 
-    def save(self, request: SaveRequest) -> float:
-        """Snapshot now, write in the background. Returns the stall in milliseconds."""
+    def save(self, request: SaveRequest) -> None:
+        """Begin to copy and write the tensors as they are now.
+
+        They must not change before `copied` has returned.
+        """
         self.wait()
-        began = self._now()
-        self.snapshot()
-        stall_ms = (self._now() - began) * 1000
+        self._copied.clear()
+        here = torch.cuda.current_stream().record_event() if self._stream is not None else None
         # Not a daemon thread: an interpreter that exits waits for the write to finish.
         self._thread = threading.Thread(
-            target=self._write_guarded, args=(request, stall_ms), name="gputrain-save"
+            target=self._write_guarded, args=(request, here), name="gputrain-save"
         )
         self._thread.start()
-        return stall_ms
 
-    def snapshot(self) -> None:
-        """Copy the tensors into the buffers."""
-        for image in self._images:
-            image.take()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+    def copied(self) -> float:
+        """Wait until a snapshot that was begun is complete. Returns the wait in milliseconds."""
+        if self._copied.is_set():
+            return 0.0
+        began = self._now()
+        self._copied.wait()
+        waited_ms = (self._now() - began) * 1000
+        self._stall_ms += waited_ms
+        return waited_ms
+
+    def snapshot(self, after: torch.cuda.Event | None = None) -> None:
+        """Copy the tensors into the buffers, on a GPU in a stream of its own behind the event `after`."""
+        if self._stream is None:
+            for image in self._images:
+                image.take()
+            return
+        with torch.cuda.stream(self._stream):
+            if after is not None:
+                self._stream.wait_event(after)
+            for image in self._images:
+                image.take()
+        self._stream.synchronize()
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of the state in the last snapshot, by file name."""
         return {image.filename: image.digest() for image in self._images}
 
-    def _write_guarded(self, request: SaveRequest, stall_ms: float) -> None:
+    def _write_guarded(self, request: SaveRequest, after: torch.cuda.Event | None) -> None:
         temporary = self._run.ckpt / f".tmp-{dir_name(request.step)}-{self._session}"
         try:
+            try:
+                self.snapshot(after)
+            finally:
+                self._copied.set()
             if self._world.leader:
-                self._write_and_commit(temporary, request, stall_ms)
+                self._write_and_commit(temporary, request)
             else:
                 self._write_part(temporary, request)
         except OSError as error:
@@ -235,7 +261,7 @@ class Saver:
         except OSError:
             return
 
-    def _write_and_commit(self, temporary: Path, request: SaveRequest, stall_ms: float) -> None:
+    def _write_and_commit(self, temporary: Path, request: SaveRequest) -> None:
         began = self._now()
         expected = self._parts * sum(image.bytes for image in self._images) + (1 << 20)
         self._prune(expected)
@@ -276,11 +302,12 @@ class Saver:
             kind=request.kind,
             manifest_sha256=digest,
             bytes=total,
-            stall_ms=round(stall_ms, 3),
+            stall_ms=round(self._stall_ms, 3),
             write_s=round(self._now() - began, 3),
         )
         self.last = Saved(request.step, final, digest, total, request.kind)
         self.last_finished = self._now()
+        self._stall_ms = 0.0
         self._prune(0)
 
     def _commit(self, temporary: Path, request: SaveRequest, manifest: bytes) -> None:

@@ -29,12 +29,12 @@ class RMSNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         x, gain, scale = ctx.saved_tensors
-        grad = grads[0]
-        normal = x * scale
-        grad_gain = (grad * normal).flatten(0, -2).sum(0)
-        inner = grad * gain.to(scale.dtype)
-        shrink = torch.linalg.vecdot(inner, normal, dim=-1).unsqueeze(-1).div_(-x.shape[-1])
-        grad_x = inner.addcmul_(normal, shrink).mul_(scale)
+        grad, gain_wide, rows = grads[0], gain.to(scale.dtype), scale.reshape(-1)
+        # Both sums, over features and over tokens, are matrix-vector products of one tensor.
+        product = (grad * x).to(scale.dtype).flatten(0, -2)
+        shrink = torch.mv(product, gain_wide).mul_(rows**3).div_(-x.shape[-1])
+        grad_gain = torch.mv(product.t(), rows)
+        grad_x = (grad * scale).mul_(gain_wide).addcmul_(x, shrink.view_as(scale))
         return grad_x.to(x.dtype), grad_gain.to(gain.dtype), None
 
 

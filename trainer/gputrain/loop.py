@@ -241,6 +241,7 @@ class Trainer:
         loss_now = summed / self.world.size
         verdict, guard = judge(self.progress.guard, config.optim, loss_now, float(norm))
         share = rate_share(config.optim, self.progress.step, plan.total_steps)
+        self.report.stalled(self.saver.copied())
         if verdict is Verdict.UPDATE:
             step_all(optimisers, share)
         else:
@@ -383,7 +384,9 @@ class Trainer:
             "val": self.last_val,
         }
         if self.world.leader or self.built.sharded:
-            self.report.stalled(self.saver.save(SaveRequest(progress.step, tokens, kind, state, facts)))
+            began = time.monotonic()
+            self.saver.save(SaveRequest(progress.step, tokens, kind, state, facts))
+            self.report.stalled((time.monotonic() - began) * 1000)
         self.heart.update(last_ckpt_step=progress.step, last_ckpt_unix=time.time())
         self.last_saved_step = progress.step
 
