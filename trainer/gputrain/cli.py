@@ -69,6 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="for programs")
     plan.set_defaults(run=_plan)
 
+    plot = commands.add_parser("plot", help="draw curves of one or several runs as SVG")
+    plot.add_argument("runs", nargs="+", type=Path, help="run directories")
+    plot.add_argument("--metric", default="loss", help="loss (default), lr, grad_norm, tokens_per_second, …")
+    plot.add_argument("--out", type=Path, default=Path("plot.svg"), help="file to write (default plot.svg)")
+    plot.set_defaults(run=_plot)
+
     shard = commands.add_parser("shard", help="turn text into token shards")
     shard.add_argument("text", nargs="+", type=Path, help="UTF-8 text files")
     shard.add_argument("--out", type=Path, required=True, help="directory of the shards")
@@ -134,6 +140,15 @@ def _plan(args: argparse.Namespace) -> int:
     found = forecast(resolved, gpu, args.gpus, args.hours, args.price)
     print(as_json(found) if args.json else render(resolved, gpu, args.gpus, args.hours, found))
     return 0 if found.fits else 1
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from gputrain.plot import read_curve, render
+
+    curves = [read_curve(run, args.metric) for run in args.runs]
+    args.out.write_text(render(curves, args.metric))
+    print(f"{args.out}: {args.metric} of {', '.join(curve.name for curve in curves)}")
+    return 0
 
 
 def _shard(args: argparse.Namespace) -> int:
