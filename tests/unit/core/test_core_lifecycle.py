@@ -48,7 +48,7 @@ prepare-failed    . . . d . . . . . . . .
 job-started       . . . R . . . . . . . .
 files-verified    . . . . = = = = . = . .
 job-ended         . . . . F . . . . . . .
-collect-started   . . . . . c = c . c . .
+collect-started   . . . . . c = c c c . .
 collect-blocked   . . . . . . f . . . . .
 collect-failed    . . . . . . = . . . . .
 receipt-written   . . . . . . v . . . . .
@@ -165,6 +165,16 @@ def test_there_is_nothing_to_collect_where_no_job_ran() -> None:
     for name in ("none", "sent", "rented", "gone"):
         with pytest.raises(Impossible):
             evolve(run(State.FAILED, machine=MACHINES[name]), e.CollectStarted(), NOW)
+
+
+def test_a_destroy_that_outlived_its_receipt_leads_back_to_collecting_until_it_is_accepted() -> None:
+    refused = run(
+        State.DESTROYING, machine=machine(job_started_at=NOW, destroy=Phase.UNKNOWN), receipt=receipt()
+    )
+    after = evolve(refused, e.CollectStarted(), NOW)
+    assert (after.state, after.receipt) == (State.COLLECTING, None)
+    with pytest.raises(Impossible, match="too late"):
+        evolve(run(State.DESTROYING, machine=MACHINES["destroyed"]), e.CollectStarted(), NOW)
 
 
 def test_consent_and_proof_end_with_their_machine() -> None:

@@ -290,6 +290,14 @@ def test_a_command_that_cannot_be_started_is_an_ended_one(box: Box) -> None:
     assert b"File exists" in err
 
 
+def test_a_stage_whose_log_cannot_be_opened_says_so(box: Box) -> None:
+    order = {"folder": str(box.folder), "work": str(box.work), "log": "/no/such/log", "command": "true"}
+    code, _, err = box.run("start", json.dumps(order).encode() + b"\n")
+    assert code != 0
+    assert b"cannot start the stage" in err
+    assert b"/no/such/log" in err
+
+
 # --- facts and reports ---------------------------------------------------------------------------
 
 

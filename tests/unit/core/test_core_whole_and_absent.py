@@ -129,6 +129,7 @@ def test_one_listing_that_has_it_starts_the_row_again() -> None:
 
 def test_the_same_listing_read_often_counts_once() -> None:
     assert not seen(AFTER_DESTROY, *[(7.0, False)] * 50)
+    assert not seen(OUT_OF_THE_BLUE, (0, False), (0, False), (300, False))
     assert not seen(AFTER_DESTROY, (9.0, False), (1.0, False), (2.0, False)), "time does not run backwards"
 
 

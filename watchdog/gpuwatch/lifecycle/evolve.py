@@ -49,7 +49,8 @@ ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
     e.JobStarted: _to(S.RUNNING, S.PREPARING),
     e.FilesVerified: _stay(*_WITH_BOX),
     e.JobEnded: _to(S.FINISHED, S.RUNNING),
-    e.CollectStarted: _to(S.COLLECTING, S.FINISHED, S.COLLECTING, S.VERIFIED, S.FAILED),
+    # also while destroying: a destroy that is refused for an hour outlives its receipt
+    e.CollectStarted: _to(S.COLLECTING, S.FINISHED, S.COLLECTING, S.VERIFIED, S.DESTROYING, S.FAILED),
     e.CollectBlocked: _to(S.FAILED, S.COLLECTING),
     e.CollectFailed: _stay(S.COLLECTING),
     e.ReceiptWritten: _to(S.VERIFIED, S.COLLECTING),
@@ -215,6 +216,8 @@ def _job_ended(_run: Run, event: e.JobEnded, at: float) -> Changes:
 def _collect_started(run: Run, _event: e.CollectStarted, _at: float) -> Changes:
     if not run.data_at_risk:
         raise Impossible(f"no job ran on a machine of run {run.id}: there is nothing to collect")
+    if _machine(run).destroy is Phase.ACCEPTED:
+        raise Impossible(f"the destroy of run {run.id} was accepted: it is too late to collect")
     return {"receipt": None}
 
 

@@ -239,11 +239,15 @@ def start() -> None:
         if os.fork() == 0:
             try:
                 supervise(task, done)
+            except Exception as error:
+                os.write(done, ("!%s" % error).encode("utf-8", "replace")[:500])
             finally:
                 os._exit(0)
         os._exit(0)
     os.close(done)
-    os.read(ready, 1)
+    said = os.read(ready, 512)
+    if said.startswith(b"!"):
+        raise SystemExit("cannot start the stage: " + said[1:].decode("utf-8", "replace"))
     emit(state_of(folder))
 
 
