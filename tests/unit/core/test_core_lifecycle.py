@@ -177,6 +177,20 @@ def test_a_destroy_that_outlived_its_receipt_leads_back_to_collecting_until_it_i
         evolve(run(State.DESTROYING, machine=MACHINES["destroyed"]), e.CollectStarted(), NOW)
 
 
+def test_a_new_collection_voids_the_old_receipt() -> None:
+    verified = run(State.VERIFIED, machine=MACHINES["worked"], receipt=receipt())
+    assert evolve(verified, e.CollectStarted(), NOW).receipt is None
+
+
+def test_only_a_dud_leads_to_the_next_offer_and_only_a_known_machine_can_be_lost() -> None:
+    with pytest.raises(Impossible, match="no dud"):
+        evolve(run(State.DESTROYING, machine=MACHINES["destroyed"]), e.DudGone(evidence="x"), NOW)
+    assert evolve(run(State.DESTROYING, machine=MACHINES["dud"]), e.DudGone(evidence="x"), NOW).past
+    for name in ("none", "sent", "unknown"):
+        with pytest.raises(Impossible):
+            evolve(run(State.FAILED, machine=MACHINES[name]), e.Lost(evidence="x"), NOW)
+
+
 def test_consent_and_proof_end_with_their_machine() -> None:
     before = run(waivers=(EVERYTHING,), receipt=receipt(), holds=("x: y",))
     after = evolve(before, EVENTS[e.OfferChosen], NOW)
