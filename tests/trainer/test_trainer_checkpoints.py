@@ -140,6 +140,18 @@ def test_a_save_that_would_leave_too_little_disk_is_skipped_and_said(tmp_path: P
     assert any(e["event"] == "ckpt_skipped_disk" for e in lines(tmp_path / "events.jsonl"))
 
 
+def test_retention_spares_what_the_daemon_is_uploading(tmp_path: Path, tiny: Make) -> None:
+    (tmp_path / "mirror").mkdir()
+    uploading = {"step": 4, "state": "uploading"}
+    (tmp_path / "mirror" / "step-000000004.json").write_text(json.dumps(uploading))
+    run_training(tiny({"checkpoint.every_steps": 2, "checkpoint.keep_last": 3}), tmp_path, "auto")
+    left = [int(path.name.removeprefix("step-")) for path in sorted((tmp_path / "ckpt").glob("step-*"))]
+    assert left == [4, 16, 18, 20]
+    deleted = [e["step"] for e in lines(tmp_path / "events.jsonl") if e["event"] == "ckpt_deleted"]
+    assert deleted == [2, 6, 8, 10, 12, 14]
+    assert check(tmp_path) == []
+
+
 def test_the_run_directory_satisfies_a_checker_without_torch(tmp_path: Path, tiny: Make) -> None:
     run_training(tiny({"checkpoint.every_steps": 5, "train.until": 9}), tmp_path, "auto")
     run_training(tiny({"checkpoint.every_steps": 5}), tmp_path, "auto")

@@ -69,6 +69,17 @@ def test_another_number_of_processes_goes_on_with_the_same_losses(
     assert max(abs(losses(elastic)[s] - losses(alone)[s]) for s in range(1, 21)) <= 1e-6
 
 
+def test_two_processes_go_on_where_one_stopped(
+    tmp_path: Path, tiny: Make, values: Mapping[str, object]
+) -> None:
+    changes = {key: value for key, value in VALUES.items() if key not in TINY or TINY[key] != value}
+    alone, elastic = tmp_path / "alone", tmp_path / "elastic"
+    run_training(tiny(changes), alone, "auto")
+    run_training(tiny({**changes, "train.until": 9}), elastic, "auto")
+    finish(start(elastic, values, *TWO))
+    assert max(abs(losses(elastic)[s] - losses(alone)[s]) for s in range(1, 21)) <= 1e-6
+
+
 def test_sharded_processes_save_one_checkpoint_that_one_process_can_read(
     tmp_path: Path, tiny: Make, values: Mapping[str, object]
 ) -> None:

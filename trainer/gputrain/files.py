@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,18 @@ def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
         fsync_dir(path.parent)
 
 
+def clean(value: Any) -> Any:
+    """The value with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: clean(item) for key, item in value.items()}
+    return [clean(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def to_json(value: Any) -> bytes:
     """Readable JSON with a final newline."""
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(clean(value), indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -67,7 +77,7 @@ class LineLog:
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record as one line; it is on disk on return when the log is durable."""
-        self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self._file.write(json.dumps(clean(record), separators=(",", ":")).encode() + b"\n")
         self._file.flush()
         if self.durable:
             os.fsync(self._file.fileno())

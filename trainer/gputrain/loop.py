@@ -25,7 +25,7 @@ from gputrain.order import derive_seed
 from gputrain.progress import Progress, StepResult, make_plan, restore_progress
 from gputrain.report import Reporter
 from gputrain.resume import choose_checkpoint, newest_of_run
-from gputrain.rundir import Control, Heartbeat, Phase, RunDir, finite
+from gputrain.rundir import Control, Heartbeat, Phase, RunDir
 from gputrain.schedule import rate_share
 from gputrain.signals import StopSignal
 from gputrain.world import RankLostError, World, is_loss, join_world
@@ -251,7 +251,7 @@ class Trainer:
 
     def _recover(self, result: StepResult) -> None:
         """Act on a step that was not applied. Raises DivergedError when nothing helps."""
-        step, facts = self.progress.step, {"loss": finite(result.loss), "grad_norm": finite(result.norm)}
+        step, facts = self.progress.step, {"loss": result.loss, "grad_norm": result.norm}
         if result.verdict is Verdict.SKIP:
             self.run.event("step_skipped", step=step, **facts)
             return

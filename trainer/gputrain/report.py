@@ -16,7 +16,7 @@ from gputrain.console import Console
 from gputrain.estimate import flops_per_token
 from gputrain.hardware import peak_flops
 from gputrain.progress import Plan, StepResult
-from gputrain.rundir import Heartbeat, RunDir, finite
+from gputrain.rundir import Heartbeat, RunDir
 from gputrain.watch import Watcher, curves, open_watchers
 from gputrain.world import World
 
@@ -105,9 +105,9 @@ class Reporter:
             mfu = speed * flops_per_token(self._config.model) / (self._peak * self._world.size)
         record = {
             "step": step,
-            "loss": finite(result.loss),
+            "loss": result.loss,
             "lr": result.rate,
-            "grad_norm": finite(result.norm),
+            "grad_norm": result.norm,
             "tokens": tokens,
             "tokens_per_second": round(speed, 1),
             "mfu": mfu,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import fcntl
-import math
 import os
 import subprocess
 import sys
@@ -222,7 +221,7 @@ class Heartbeat:
 
     def _write(self) -> None:
         with self._lock:
-            facts = {key: finite(value) for key, value in self._facts.items()}
+            facts = dict(self._facts)
         facts["stalled"] = is_stalled(facts, time.time())
         try:
             replace_file(self._path, to_json({"time": time.time(), **facts}), durable=False)
@@ -236,11 +235,6 @@ class Heartbeat:
         self._wake.set()
         if self._enabled:
             self._thread.join()
-
-
-def finite(value: Any) -> Any:
-    """None for NaN and infinities, which JSON does not have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def boot_id() -> str:
