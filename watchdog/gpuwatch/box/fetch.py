@@ -27,7 +27,7 @@ from gpuwatch.vault.sink import PartName, Sink
 
 _HIGH = 48 << 20
 _LOW = 16 << 20
-_BATCH = 256 << 10
+_BATCH = 512 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,12 @@ class _Pipe:
     channel: asyncssh.SSHClientChannel[bytes] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def put(self, data: bytes) -> None:
+    def put(self, parts: list[bytes], size: int) -> None:
         with self.lock:
-            self.size += len(data)
+            self.size += size
             full = self.size > _HIGH and not self.paused
             self.paused = self.paused or full
-        self.queue.put(data)
+        self.queue.put(parts)
         if full and self.channel is not None:
             self.channel.pause_reading()
 
@@ -137,7 +137,7 @@ class _Stream(asyncssh.SSHClientSession[bytes]):
 
     def _flush(self) -> None:
         if self._parts:
-            self._pipe.put(b"".join(self._parts))
+            self._pipe.put(self._parts, self._size)
             self._parts, self._size = [], 0
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -224,30 +224,32 @@ def _work(
     opened: Header | None = None
     try:
         while True:
-            data = pipe.queue.get()
-            if not isinstance(data, bytes):
+            parts_in = pipe.queue.get()
+            if not isinstance(parts_in, list):
                 tell(None)
                 return
-            for item in parser.feed(data):
-                match item:
-                    case Header():
-                        opened = item
-                        sink = _open(item, wanted[item.index], parts[item.index], boot_id, progress)
-                    case Content():
-                        assert sink is not None  # noqa: S101 - the parser gives content only after a header
-                        sink.write(item.data)
-                        progress.moved += len(item.data)
-                        progress.bytes_done += len(item.data)
-                        item.data.release()
-                    case Trailer():
-                        assert sink is not None and opened is not None  # noqa: S101, PT018
-                        tell(_close(sink, opened, item, wanted[item.index], parts[item.index]))
-                        progress.files_done += 1
-                        sink = None
-                    case Missing():
-                        tell(NotFetched(wanted[item.index], item.error, gone=item.gone))
-                        progress.files_done += 1
-            pipe.taken(len(data))
+            pieces: list[memoryview] = []
+            for data in parts_in:
+                for item in parser.feed(data):
+                    if isinstance(item, Content):
+                        pieces.append(item.data)
+                        continue
+                    _write(sink, pieces, progress)
+                    pieces = []
+                    match item:
+                        case Header():
+                            opened = item
+                            sink = _open(item, wanted[item.index], parts[item.index], boot_id, progress)
+                        case Trailer():
+                            assert sink is not None and opened is not None  # noqa: S101, PT018
+                            tell(_close(sink, opened, item, wanted[item.index], parts[item.index]))
+                            progress.files_done += 1
+                            sink = None
+                        case Missing():
+                            tell(NotFetched(wanted[item.index], item.error, gone=item.gone))
+                            progress.files_done += 1
+            _write(sink, pieces, progress)
+            pipe.taken(sum(map(len, parts_in)))
     except FrameError as error:
         tell(BoxFault(f"the box sent nonsense: {error}"))
     except OSError as error:
@@ -255,6 +257,15 @@ def _work(
     finally:
         if sink is not None:
             sink.close()
+
+
+def _write(sink: Sink | None, pieces: list[memoryview], progress: Progress) -> None:
+    if sink is None or not pieces:
+        return  # the parser gives content only between a header and its trailer
+    sink.write_all(pieces)
+    size = sum(map(len, pieces))
+    progress.moved += size
+    progress.bytes_done += size
 
 
 def _open(header: Header, want: Wanted, part: PartName, boot_id: str, progress: Progress) -> Sink:

@@ -85,7 +85,7 @@ class FrameParser:
 
     def __init__(self, expect: int) -> None:
         self._expect = expect
-        self._buffer = bytearray()
+        self._buffer = b""
         self._open: Header | None = None
         self._left = 0
         self._in_content = False
@@ -98,38 +98,37 @@ class FrameParser:
         return self._next == self._expect and self._open is None and not self._buffer
 
     def feed(self, data: bytes) -> Iterator[Item]:
-        """Items that these bytes complete. A Content's memory is valid until the next item is asked for."""
-        self._buffer += data
-        position = 0
-        view = memoryview(self._buffer)
+        """Items that these bytes complete. Content is a view of `data`, not a copy; only half lines are kept."""
+        if self._buffer:
+            data = self._buffer + data
+        position, size = 0, len(data)
+        view = memoryview(data)
         try:
             while True:
                 if self._left:
-                    take = min(self._left, len(view) - position)
+                    take = min(self._left, size - position)
                     if not take:
                         break
                     self._left -= take
-                    with view[position : position + take] as piece:
-                        yield Content(piece)
                     position += take
+                    yield Content(view[position - take : position])
                 elif self._in_content:
-                    if len(view) - position < 4:
+                    if size - position < 4:
                         break
                     length = int.from_bytes(view[position : position + 4], "big")
                     position += 4
                     self._frame(length)
                 else:
-                    end = self._buffer.find(b"\n", position)
-                    if (end if end >= 0 else len(view)) - position > MAX_LINE:
+                    end = data.find(b"\n", position)
+                    if (end if end >= 0 else size) - position > MAX_LINE:
                         raise FrameError("a line without end")
                     if end < 0:
                         break
-                    line = bytes(view[position:end])
+                    line = data[position:end]
                     position = end + 1
                     yield self._line(line)
         finally:
-            view.release()
-            del self._buffer[:position]
+            self._buffer = data[position:]
 
     def _frame(self, length: int) -> None:
         opened = self._open

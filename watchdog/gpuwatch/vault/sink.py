@@ -20,6 +20,7 @@ from gpuwatch.vault.layout import fsync_folder, make_folder
 
 WINDOW = 64 << 20
 _READ = 1 << 20
+_IOV = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,19 @@ class Sink:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
+        self.write_all([memoryview(data)])
+
+    def write_all(self, pieces: list[memoryview]) -> None:
+        """Append pieces, in as few system calls as there may be."""
         self._proved = False
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._descriptor, view, self.size)
+        waiting = list(pieces)
+        while waiting:
+            written = os.pwritev(self._descriptor, waiting[:_IOV], self.size)
             self.size += written
-            view = view[written:]
+            while waiting and written >= len(waiting[0]):
+                written -= len(waiting.pop(0))
+            if waiting and written:
+                waiting[0] = waiting[0][written:]
         if self.size - self._read >= WINDOW and (self._checker is None or not self._checker.is_alive()):
             self._join()
             self._checker = threading.Thread(target=self._check_to, args=(self.size,), daemon=True)
