@@ -71,9 +71,11 @@ async def test_everything_is_there_after_a_restart(path: Path) -> None:
 
 
 async def test_the_file_is_private_and_durable(path: Path) -> None:
-    async with opened(path):
+    async with opened(path) as ledger:
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o777 == 0o700
+        async with ledger._connection.execute("PRAGMA synchronous") as cursor:
+            assert await cursor.fetchone() == (2,), "FULL: an intent survives a power cut"
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     db.close()

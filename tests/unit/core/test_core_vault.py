@@ -227,6 +227,48 @@ def test_new_folders_are_made_durable_up_to_the_first_that_was_there(
     assert len(synced) == 3
 
 
+def test_a_final_name_is_made_durable_in_the_right_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content, then the folders, then the name, then the folder that holds the name."""
+    done: list[str] = []
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(first: Any, *rest: Any, **kwargs: Any) -> Any:
+            place = Path(f"/proc/self/fd/{first}").readlink().name if isinstance(first, int) else ""
+            done.append(f"{name} {place}".strip())
+            return real(first, *rest, **kwargs)
+
+        monkeypatch.setattr(os, name, call)
+
+    (tmp_path / "run").mkdir()
+    out = Sink(tmp_path / "run" / "part", 0)
+    out.write(b"x")
+    for name in ("fdatasync", "fsync", "replace"):
+        watch(name)
+    out.finish()
+    out.publish(tmp_path / "run" / "ckpt" / "step-1" / "f", 0)
+    out.close()
+    assert done == ["fdatasync part", "fsync run", "fsync ckpt", "replace", "fsync step-1"]
+
+
+def test_a_disk_that_failed_behind_the_writes_stops_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_fd: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(sink, "WINDOW", 64)
+    monkeypatch.setattr(os, "fdatasync", broken)
+    out = Sink(tmp_path / "p", 0)
+    with pytest.raises(OSError, match="broken"):
+        for _ in range(100_000):
+            out.write(bytes(64))
+    out.close()
+
+
 def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "p").symlink_to(tmp_path / "victim")
