@@ -134,6 +134,27 @@ def test_a_resumed_download_keeps_its_prefix_and_hashes_all_of_it(tmp_path: Path
     out.close()
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=8), st.lists(st.integers(1, 60), min_size=1))
+def test_a_disk_that_takes_only_part_of_a_write_gets_the_rest(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], takes: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    amounts, real = itertools.cycle(takes), os.pwritev
+
+    def short(descriptor: int, buffers: Any, offset: int) -> int:
+        return real(descriptor, [b"".join(buffers)[: next(amounts)]], offset)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwritev", short)
+        patch.setattr(sink, "_IOV", 3)
+        out = Sink(folder / "p", 0)
+        out.write_all([memoryview(p) for p in pieces])
+        assert out.finish() == hashlib.sha256(b"".join(pieces)).hexdigest()
+        out.close()
+    assert (folder / "p").read_bytes() == b"".join(pieces)
+
+
 def test_what_the_disk_changed_behind_our_back_is_in_the_hash(tmp_path: Path) -> None:
     out = Sink(tmp_path / "p", 0)
     out.write(b"good")
