@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpuwatch import sentinel
 from gpuwatch.box.errors import BoxFault, BoxUnreachable, NoPython
+from gpuwatch.box.fetch import Fetched, NotFetched, Progress, Wanted, fetch
 from gpuwatch.box.frames import FrameError, parse_identity
 from gpuwatch.box.ssh import Box
 from gpuwatch.clean import clean, clean_bytes
@@ -163,6 +164,21 @@ class Sentinel:
         if status != 0 or _json(answer).get("received") != len(files):
             raise BoxFault(f"the upload failed: {clean_bytes(problem[-300:]) or 'no answer'}")
         return len(files)
+
+    def fetch(
+        self,
+        wanted: Sequence[Wanted],
+        *,
+        partial: Path,
+        boot_id: str,
+        progress: Progress,
+        root: str | None = None,
+    ) -> AsyncGenerator[Fetched | NotFetched, None]:
+        """Bring files below the work folder (or `root`) home, proved; see `gpuwatch.box.fetch.fetch`."""
+        return fetch(
+            self.box, self.argv("send"), root=root or self.work, wanted=wanted, partial=partial, boot_id=boot_id,
+            progress=progress,
+        )  # fmt: skip
 
     async def watch(
         self, *, globs: Sequence[str], interval: float, metrics: str | None, status: str | None

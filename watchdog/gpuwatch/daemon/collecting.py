@@ -12,8 +12,8 @@ from pathlib import Path
 import structlog
 
 from gpuwatch.box.errors import BoxError, BoxFault
-from gpuwatch.box.fetch import Fetched, Progress, Wanted, fetch
-from gpuwatch.box.sentinel import Sentinel
+from gpuwatch.box.fetch import Fetched, Progress, Wanted
+from gpuwatch.box.ports import Agent
 from gpuwatch.custody.facts import BoxFile, Copy, Inventory
 from gpuwatch.custody.rules import Assessment, Hold, assess, is_safe, promised_globs
 from gpuwatch.daemon.context import Context
@@ -36,7 +36,7 @@ QUIET_SECONDS = 2.0
 async def bring(
     ctx: Context,
     run_id: str,
-    sentinel: Sentinel,
+    sentinel: Agent,
     files: Sequence[BoxFile],
     boot_id: str,
     live: Live,
@@ -60,10 +60,7 @@ async def bring(
     live.transfer = progress
     copies: list[Copy] = []
     try:
-        stream = fetch(
-            sentinel.box, sentinel.argv("send"), root=sentinel.work, wanted=wanted,
-            partial=ctx.vault.partial(run_id), boot_id=boot_id, progress=progress,
-        )  # fmt: skip
+        stream = sentinel.fetch(wanted, partial=ctx.vault.partial(run_id), boot_id=boot_id, progress=progress)
         async with contextlib.aclosing(stream):
             async for outcome in stream:
                 live.bump()
@@ -172,7 +169,7 @@ def judge(ctx: Context, run: Run, spec: RunSpec, inventory: Inventory) -> Assess
 
 
 async def _collect_log(
-    ctx: Context, run: Run, sentinel: Sentinel, inventory: Inventory, live: Live
+    ctx: Context, run: Run, sentinel: Agent, inventory: Inventory, live: Live
 ) -> list[Copy]:
     """The job's log, proved like any file: what was captured live is the part that is resumed."""
     listing = await sentinel.inventory(["log"], inventory.instance_id, root=sentinel.folder)
@@ -184,9 +181,9 @@ async def _collect_log(
         return [known]
     target, partial = ctx.vault.log(run.id), ctx.vault.partial(run.id)
     await asyncio.to_thread(_seed, target, PartName.of(partial, "log"), on_box, inventory.boot_id)
-    stream = fetch(
-        sentinel.box, sentinel.argv("send"), root=sentinel.folder, wanted=[Wanted("log", on_box.identity, target)],
-        partial=partial, boot_id=inventory.boot_id, progress=Progress(files_total=1, bytes_total=on_box.size),
+    stream = sentinel.fetch(
+        [Wanted("log", on_box.identity, target)], partial=partial, boot_id=inventory.boot_id,
+        progress=Progress(files_total=1, bytes_total=on_box.size), root=sentinel.folder,
     )  # fmt: skip
     async with contextlib.aclosing(stream):
         async for outcome in stream:

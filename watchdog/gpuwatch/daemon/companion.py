@@ -15,7 +15,7 @@ import structlog
 
 from gpuproviders.money import accrue
 from gpuwatch.box.errors import BoxError, HostKeyChanged
-from gpuwatch.box.sentinel import Sentinel
+from gpuwatch.box.ports import Agent
 from gpuwatch.custody.complete import MANIFEST, POINTER, Group, Stillness, complete, groups
 from gpuwatch.custody.rules import is_safe, promised_globs
 from gpuwatch.daemon.collecting import bring
@@ -132,7 +132,7 @@ async def _mirror(ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Li
 
 
 async def _bring_group(
-    ctx: Context, run_id: str, sentinel: Sentinel, group: Group, boot_id: str, folder: str, live: Live
+    ctx: Context, run_id: str, sentinel: Agent, group: Group, boot_id: str, folder: str, live: Live
 ) -> None:
     copies = ctx.ledger.copies(run_id)
     missing = [f for f in group.files if not is_safe(f, copies.get(f.path))]
@@ -150,7 +150,7 @@ async def _bring_group(
         log.warning("checkpoint not mirrored", run=run_id, checkpoint=group.name, reasons=refused[:3])
 
 
-async def _answer(sentinel: Sentinel, group: Group, folder: str, state: str) -> None:
+async def _answer(sentinel: Agent, group: Group, folder: str, state: str) -> None:
     """Tell a trainer that speaks the run contract what stands verified (`mirror/step-N.json`)."""
     if not group.manifest or group.step is None:
         return

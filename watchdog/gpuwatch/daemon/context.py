@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuwatch.box.hostkeys import HostKeys
+from gpuwatch.box.ports import Boxes
 from gpuwatch.config import Config
 from gpuwatch.ledger import Ledger
 from gpuwatch.spec import RunSpec
@@ -25,6 +26,7 @@ class Context:
     config: Config
     ledger: Ledger
     vault: Vault
+    boxes: Boxes
     hostkeys: HostKeys
     key: Path
     """The daemon's private SSH key."""

@@ -9,8 +9,7 @@ import structlog
 
 from gpuproviders.model import Endpoint
 from gpuwatch.box.errors import BoxAuth, BoxError, BoxUnreachable, HostKeyChanged
-from gpuwatch.box.sentinel import Sentinel
-from gpuwatch.box.ssh import Box
+from gpuwatch.box.ports import Agent, Connection
 from gpuwatch.daemon.context import Context
 from gpuwatch.lifecycle.run import Machine
 
@@ -29,7 +28,7 @@ class Link:
         self._ctx = ctx
         self._run_id = run_id
         self._lock = asyncio.Lock()
-        self._box: Box | None = None
+        self._box: Connection | None = None
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Where SSH may answer: what the newest listing says, else where it answered before."""
@@ -42,7 +41,7 @@ class Link:
             return (Endpoint(machine.host, machine.port, machine.user),)
         return ()
 
-    async def box(self) -> Box:
+    async def box(self) -> Connection:
         """The open connection; connects when there is none. Raises BoxUnreachable, BoxAuth, HostKeyChanged."""
         async with self._lock:
             if self._box is not None and not self._box.closed:
@@ -51,9 +50,7 @@ class Link:
             failure: BoxError = BoxUnreachable("the provider names no address for SSH yet")
             for endpoint in self.endpoints():
                 try:
-                    self._box = await Box.connect(
-                        endpoint, alias=alias(machine), key=self._ctx.key, hostkeys=self._ctx.hostkeys
-                    )
+                    self._box = await self._ctx.boxes.connect(endpoint, alias=alias(machine))
                 except HostKeyChanged:
                     raise
                 except (BoxAuth, BoxUnreachable) as error:
@@ -62,12 +59,12 @@ class Link:
                     return self._box
             raise failure
 
-    async def sentinel(self) -> Sentinel:
+    async def sentinel(self) -> Agent:
         """The sentinel over the open connection. Raises like `box`."""
         machine = self._machine()
         if machine.workspace is None:
             raise BoxUnreachable("the box has not been prepared yet")
-        return Sentinel(await self.box(), machine.workspace, self._run_id)
+        return self._ctx.boxes.agent(await self.box(), machine.workspace, self._run_id)
 
     async def close(self) -> None:
         """Hang up, if connected."""

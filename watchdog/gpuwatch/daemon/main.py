@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from gpuproviders.model import Provider
+from gpuwatch.box.boxes import SshBoxes
 from gpuwatch.box.hostkeys import HostKeys, own_key
 from gpuwatch.config import Config
 from gpuwatch.daemon.actor import Actor
@@ -75,8 +76,9 @@ class Daemon:
         vault.create()
         ledger = await Ledger.open(self.paths.ledger)
         key = own_key(self.paths.keys)
+        hostkeys = HostKeys(self.paths.keys)
         ctx = Context(
-            config=self.config, ledger=ledger, vault=vault, hostkeys=HostKeys(self.paths.keys), key=key,
+            config=self.config, ledger=ledger, vault=vault, boxes=SshBoxes(key, hostkeys), hostkeys=hostkeys, key=key,
             public_key=key.with_suffix(".pub").read_text(encoding="ascii").strip(),
             fleets={n: Fleet(p, interval=self.config.account_interval) for n, p in self.providers.items()},
             trainer=_trainer(),
@@ -84,13 +86,9 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as tasks:
                 writer = tasks.create_task(ledger.write(), name="ledger")
-                children = _Children(ctx, self.paths, tasks, stop)
+                children = Children(ctx, self.paths, tasks, stop)
                 async with serve(children.service, self.paths.socket):
-                    for fleet in ctx.fleets.values():
-                        children.own(tasks.create_task(fleet.watch(), name=f"fleet:{fleet.provider.name}"))
-                    for run_id, run in ledger.runs.items():
-                        if run.state not in FINAL:
-                            children.start(run_id)
+                    children.start_all()
                     log.info("ready", socket=str(self.paths.socket), pid=os.getpid(), runs=len(ledger.runs))
                     await stop.wait()
                     log.info("stopping")
@@ -109,7 +107,7 @@ def vault_folder(paths: Paths, config: Config) -> Path:
     return Path(config.vault).expanduser().absolute() if config.vault else paths.vault
 
 
-class _Children:
+class Children:
     """The tasks of one daemon: the runs' drivers and the account watchers."""
 
     def __init__(self, ctx: Context, paths: Paths, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
@@ -122,6 +120,14 @@ class _Children:
         """Let `end` cancel it."""
         self._owned.add(task)
         task.add_done_callback(self._owned.discard)
+
+    def start_all(self) -> None:
+        """Watch every account and drive every run that is not over: what a restart carries on with."""
+        for fleet in self._ctx.fleets.values():
+            self.own(self._tasks.create_task(fleet.watch(), name=f"fleet:{fleet.provider.name}"))
+        for run_id, run in self._ctx.ledger.runs.items():
+            if run.state not in FINAL:
+                self.start(run_id)
 
     def start(self, run_id: str) -> None:
         """Drive a run from where its ledger stands."""

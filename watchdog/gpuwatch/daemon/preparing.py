@@ -11,7 +11,8 @@ import structlog
 
 from gpuproviders.model import Power
 from gpuwatch.box.errors import BoxError, BoxFault, BoxUnreachable, HostKeyChanged, NoPython
-from gpuwatch.box.sentinel import Facts, Sentinel, StageState, install
+from gpuwatch.box.ports import Agent
+from gpuwatch.box.sentinel import Facts, StageState
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
@@ -100,7 +101,7 @@ async def prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
 
 
 async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
-    facts = await install(await link.box())
+    facts = await ctx.boxes.install(await link.box())
     problem = unfit(facts, spec)
     if problem is not None:
         await ctx.ledger.append(run.id, e.Dud(reason=problem))
@@ -145,7 +146,7 @@ async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
 
 
 async def _set_up(
-    ctx: Context, run: Run, spec: RunSpec, sentinel: Sentinel, env: dict[str, str], live: Live
+    ctx: Context, run: Run, spec: RunSpec, sentinel: Agent, env: dict[str, str], live: Live
 ) -> bool:
     """Run the setup command under supervision; False (and PrepareFailed written) when it failed."""
     setup = spec.setup
