@@ -151,6 +151,8 @@ class SystemConfig:
     """Activation checkpointing: less memory, about a third more computation."""
     fp8: bool = False
     """Products inside the blocks in 8-bit floating point (Ada, Hopper and later)."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time; slower on CUDA, needed there for exact resume."""
     threads: int = 0
     """CPU threads of torch; 0 leaves torch's choice."""
     heartbeat_seconds: float = 2.0

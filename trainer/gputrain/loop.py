@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 import uuid
@@ -38,6 +39,9 @@ def run_training(config: Config, out: Path, resume: str) -> ExitCode:
     """Train in `out` until the end, a stop request or an error, and record the verdict there."""
     if config.system.threads:
         torch.set_num_threads(config.system.threads)
+    if config.system.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     world = join_world(config)
     try:
         run = world.share(lambda: RunDir(out)) if world.size == 1 else _shared_run(world, out)
@@ -98,8 +102,10 @@ class Trainer:
         self, config: Config, run: RunDir, heart: Heartbeat, stop: StopSignal, world: World, resume: str
     ) -> None:
         self.run, self.heart, self.stop, self.world = run, heart, stop, world
-        world.share(lambda: open_data(config.data, full=config.data.verify).sha256)
-        self.data: Mixture = open_data(config.data, full=False)
+        checked: list[Mixture] = []
+        world.share(lambda: checked.append(open_data(config.data, full=config.data.verify)))
+        # The leader has hashed the shards; the others only look whether they are there.
+        self.data = checked[0] if checked else open_data(config.data, full=False)
         vocab = config.model.vocab or self.data.vocab
         if vocab < self.data.vocab:
             raise ConfigError(f"model.vocab is {vocab}, but the data has {self.data.vocab} token ids.")
@@ -120,7 +126,8 @@ class Trainer:
         session = world.share(lambda: uuid.uuid4().hex[:8])
         self.saver = Saver(run, config.checkpoint, world, self.tensors, session=session)
         own = self.resumed is not None and self.resumed.path.parent == run.ckpt
-        self.last_saved_step = self.progress.step if own else -1
+        self.resumed_step = self.progress.step if own else -1
+        self.last_saved_step = self.resumed_step
         self.last_val: dict[str, float] | None = None
         self.report = Reporter(config, run, heart, world, self.plan, self.progress.step)
 
@@ -205,6 +212,8 @@ class Trainer:
                 go_on()
             if not last and result.save_kind:
                 self._save(result.save_kind)
+                if run.requested(Control.CHECKPOINT):
+                    run.acknowledge(Control.CHECKPOINT, step=progress.step)
             if not last and result.stop:
                 return self._preempted(self.stop.name or "a signal to another process")
         return self._finish()
@@ -345,20 +354,17 @@ class Trainer:
 
     def _save_wanted(self) -> int:
         """The number of the kind of checkpoint to make after the step that is being done; 0 for none."""
-        requested = self.run.requested(Control.CHECKPOINT)
         clock = SaveClock(
             step=self.progress.step + 1,
             last_saved_step=self.last_saved_step,
             since_last_s=time.monotonic() - self.saver.last_finished,
             trained_s=self.progress.trained_s,
             last_milestone_s=self.progress.last_milestone_s,
-            requested=requested,
+            requested=self.run.requested(Control.CHECKPOINT),
         )
         wanted: Due | None = due(self.config.checkpoint, clock)
         if wanted is None or not self.saver.ready(wait=wanted.exact):
             return 0
-        if requested:
-            self.run.acknowledge(Control.CHECKPOINT, step=clock.step)
         return KINDS.index(wanted.kind)
 
     def _save(self, kind: str) -> None:
@@ -393,20 +399,24 @@ class Trainer:
     def _preempted(self, reason: str) -> ExitCode:
         self.heart.update(phase=Phase.DRAINING)
         self.run.event("stopping", reason=reason, step=self.progress.step)
-        self.saver.wait()
-        if self.progress.step != self.last_saved_step:
+        if not self._durable():
             self._save("preempt")
-            self.saver.wait()
+        if not self._durable():
+            self.report.say("warning: the last steps could not be saved; events.jsonl says why")
         self.report.say(f"stopped by {reason} at step {self.progress.step}; run again to go on")
         self.run.event("stopped", reason=reason, step=self.progress.step)
         return ExitCode.PREEMPTED
 
+    def _durable(self) -> bool:
+        """Whether the state as it is now is in a committed checkpoint; waits for a save in flight."""
+        self.saver.wait()
+        last = self.saver.last.step if self.saver.last is not None else self.resumed_step
+        return self.world.share(lambda: last == self.progress.step)
+
     def _already_saved(self) -> Saved | None:
         """The checkpoint this process resumed from, if nothing was trained since."""
         loaded = self.resumed
-        if loaded is None or loaded.manifest["step"] != self.progress.step:
-            return None
-        if loaded.path.parent != self.run.ckpt:
+        if loaded is None or self.resumed_step != self.progress.step:
             return None
         self.saver.snapshot()
         self.last_val = self.last_val or loaded.manifest.get("val")
