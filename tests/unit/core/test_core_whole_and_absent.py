@@ -125,6 +125,7 @@ def test_one_listing_that_has_it_starts_the_row_again() -> None:
         OUT_OF_THE_BLUE, (0, False), (200, False), (250, True), (300, False), (400, False), (599, False)
     )
     assert seen(OUT_OF_THE_BLUE, (0, False), (250, True), (300, False), (400, False), (600, False))
+    assert not seen(OUT_OF_THE_BLUE, (0, False), (1, False), (2, True), (3, False), (400, False))
 
 
 def test_the_same_listing_read_often_counts_once() -> None:
