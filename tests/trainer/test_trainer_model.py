@@ -123,13 +123,22 @@ def test_our_norm_and_rotation_have_the_right_gradients() -> None:
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_short_attention_in_bfloat16_equals_the_fused_one(kv_heads: int) -> None:
-    q = torch.randn(2, 4, 48, 16)
-    k, v = torch.randn(2, 2, kv_heads, 48, 16)
+@pytest.mark.parametrize("tokens", [1, 48, 49])
+def test_short_attention_equals_the_fused_one(
+    kv_heads: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q = torch.randn(2, 4, tokens, 16, requires_grad=True)
+    k, v = torch.randn(2, 2, kv_heads, tokens, 16, requires_grad=True)
+    up = torch.randn_like(q)
+    short = attend(q, k, v, 0.0)
+    narrow = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), 0.0).float()
+    short_grads = torch.autograd.grad(short, (q, k, v), up)
+    monkeypatch.setattr("gputrain.kernels.SHORT", 0)
     fused = attend(q, k, v, 0.0)
-    short = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), 0.0)
-    assert torch.allclose(short.float(), fused, atol=0.03)
-    assert (short.float() - fused).abs().mean() < 0.003
+    assert torch.allclose(short, fused, atol=1e-5)
+    assert torch.allclose(narrow, fused, atol=0.05)
+    for mine, theirs in zip(short_grads, torch.autograd.grad(fused, (q, k, v), up), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-4)
 
 
 def test_recomputed_activations_change_nothing(tmp_path: Path, tiny: Callable[..., Config]) -> None:
