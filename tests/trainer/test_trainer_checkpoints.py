@@ -16,10 +16,10 @@ from check_run import check
 from safetensors.torch import load_file, save_file
 from trainer_runs import TINY, done, lines, losses, start
 
-from gputrain.checkpoint import Image
 from gputrain.config import Config
 from gputrain.errors import CheckpointError, ConfigError, ExitCode
 from gputrain.loop import run_training
+from gputrain.saver import Image
 from gputrain.slices import load_slices, slices_of
 
 Make = Callable[..., Config]

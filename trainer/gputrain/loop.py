@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gputrain.build import build
-from gputrain.checkpoint import Loaded, Saved, Saver, SaveRequest, load_kind, open_checkpoint
+from gputrain.checkpoint import Loaded, load_kind, open_checkpoint
 from gputrain.clock import Due, SaveClock, due
 from gputrain.config import Config
 from gputrain.data import Mixture, Prefetcher, Sampler, Windows, as_batch, open_data
@@ -27,6 +27,7 @@ from gputrain.progress import Progress, StepResult, make_plan, restore_progress
 from gputrain.report import Reporter
 from gputrain.resume import choose_checkpoint, newest_of_run
 from gputrain.rundir import Control, Heartbeat, Phase, RunDir
+from gputrain.saver import Saved, Saver, SaveRequest
 from gputrain.schedule import rate_share
 from gputrain.signals import StopSignal
 from gputrain.world import RankLostError, World, is_loss, join_world
