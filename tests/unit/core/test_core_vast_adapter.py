@@ -374,6 +374,13 @@ async def test_a_list_that_may_not_be_all_is_no_listing(
         await vast.instances()
 
 
+async def test_a_page_that_brings_nothing_new_ends_the_reading(vast: VastProvider, script: Script) -> None:
+    script.answers = [page(1, token="a", total=9), page(1, token="b", total=9), page(2, token="c", total=9)]
+    with pytest.raises(Unavailable, match="circles"):
+        await vast.instances()
+    assert len(script.sent) == 2
+
+
 async def test_a_list_that_never_ends_is_given_up(
     vast: VastProvider, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
