@@ -15,6 +15,14 @@ from gpuwatch.client.blocking import Client
 from gpuwatch.client.errors import CallFailed
 from gpuwatch.paths import discover
 
+_VERIFY = """\
+Exit codes: 0 everything is as proved; 1 something is damaged, truncated or missing; 2 wrong usage;
+3 nothing is damaged, but something could not be judged: it cannot be read, is in no receipt, or its
+run has no receipt yet.
+
+Only the receipts are used: this works without daemon, ledger and network, and writes nothing.
+`sha256sum -c .receipts/DIGEST.sha256` in a run's folder checks the same by other means."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -35,6 +43,24 @@ def build_parser() -> argparse.ArgumentParser:
         "stop", help="end the daemon; machines and jobs go on, a restart carries on with them"
     )
     stop.add_argument("--timeout", type=float, default=30, help="seconds to wait for its end (default 30)")
+    verify = verbs.add_parser(
+        "verify",
+        help="read a vault again and prove every file against its receipt",
+        description="Read every file of a vault from its disk again and compare it with the receipts beside it.",
+        epilog=_VERIFY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verify.add_argument("vault", nargs="?", metavar="VAULT", help="the vault's folder (default: yours)")
+    verify.add_argument(
+        "--run", action="append", default=[], metavar="RUN", help="only this run; may be repeated"
+    )
+    verify.add_argument("--json", action="store_true", help="machine-readable (docs/operations.md)")
+    verify.add_argument(
+        "--jobs", type=_jobs, metavar="N", help="files read at once (default: one per core, at most 8)"
+    )
+    doctor = verbs.add_parser("doctor", help="check everything that gpuwatch needs, and say what to do")
+    doctor.add_argument("--json", action="store_true", help="machine-readable (docs/operations.md)")
+    doctor.add_argument("--online", action="store_true", help="also ask the providers' accounts")
     sim = verbs.add_parser(
         "sim",
         help="start the simulated clouds (all further options are its own; try: sim --help)",
@@ -42,6 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sim.add_argument("arguments", nargs=argparse.REMAINDER)
     return parser
+
+
+def _jobs(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 64):
+        raise argparse.ArgumentTypeError("must be a number from 1 to 64")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _run(options.log_format)
             case "status":
                 return _status(as_json=options.json)
+            case "verify":
+                from gpuwatch import cli_verify
+
+                return cli_verify.run(options)
+            case "doctor":
+                from gpuwatch import doctor
+
+                return doctor.run(as_json=options.json, online=options.online)
             case _:
                 return _stop(options.timeout)
     except CallFailed as error:

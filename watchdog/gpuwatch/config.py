@@ -8,7 +8,10 @@ from pathlib import Path
 import msgspec
 
 from gpuwatch.clean import clean
-from gpuwatch.spec.units import parse_duration
+from gpuwatch.paths import Paths
+from gpuwatch.spec.units import parse_duration, parse_size
+
+_SCRUB_LEAST = 10**6
 
 
 class ConfigError(Exception):
@@ -43,12 +46,24 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a label is looked for after a create without answer before its absence counts."""
 
 
+class Scrub(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[scrub]`: old files of the vault are read again, so that bit rot is found while other copies exist.
+
+    `every` is how old a file's last proof may become, `per_day` how many bytes are read in 24 hours.
+    """
+
+    enabled: bool = True
+    every: str = "30d"
+    per_day: str = "50GB"
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings."""
 
     vault: str | None = None
     watch: Watch = Watch()
     providers: Providers = Providers()
+    scrub: Scrub = Scrub()
 
     @property
     def account_interval(self) -> float:
@@ -65,6 +80,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Seconds between two reports of a box."""
         return parse_duration(self.watch.telemetry)
 
+    @property
+    def scrub_age(self) -> float:
+        """Seconds after which a proved file of the vault is read again."""
+        return parse_duration(self.scrub.every)
+
+    @property
+    def scrub_bytes(self) -> int:
+        """Bytes of the vault that are read again in 24 hours."""
+        return parse_size(self.scrub.per_day)
+
 
 def load(path: Path) -> Config:
     """The settings at `path`, the defaults when there is no file. Raises ConfigError."""
@@ -76,7 +101,11 @@ def load(path: Path) -> Config:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     try:
         config = msgspec.convert(tomllib.loads(text), Config)
-        for value in (*msgspec.structs.astuple(config.watch), config.providers.vast.timeout):
+        for value in (
+            *msgspec.structs.astuple(config.watch),
+            config.providers.vast.timeout,
+            config.scrub.every,
+        ):
             parse_duration(value)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no valid TOML: {clean(str(error))}") from error
@@ -84,4 +113,16 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: an interval must be {error}") from error
+    try:
+        if config.scrub_bytes < _SCRUB_LEAST:
+            raise ConfigError(
+                f"{path}: scrub.per_day must be at least 1 MB; `enabled = false` ends scrubbing"
+            )
+    except ValueError as error:
+        raise ConfigError(f"{path}: scrub.per_day must be {error}") from error
     return config
+
+
+def vault_folder(paths: Paths, config: Config) -> Path:
+    """Where the vault is: the settings' choice, else the user's data folder."""
+    return Path(config.vault).expanduser().absolute() if config.vault else paths.vault

@@ -18,7 +18,7 @@ import structlog
 from gpuproviders.model import Provider
 from gpuwatch.box.boxes import SshBoxes
 from gpuwatch.box.hostkeys import HostKeys, own_key
-from gpuwatch.config import Config
+from gpuwatch.config import Config, vault_folder
 from gpuwatch.daemon.actor import Actor
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
@@ -100,11 +100,6 @@ class Daemon:
                 await provider.close()
             await ledger.close()
             log.info("stopped")
-
-
-def vault_folder(paths: Paths, config: Config) -> Path:
-    """Where the vault is: the settings' choice, else the user's data folder."""
-    return Path(config.vault).expanduser().absolute() if config.vault else paths.vault
 
 
 class Children:

@@ -76,9 +76,9 @@ def write(vault: Vault, run_id: str, content: dict[str, Any]) -> Receipt:
     digest = hashlib.sha256(text.encode()).hexdigest()
     folder = vault.receipts(run_id)
     make_folder(folder)
-    sums = "".join(_sum_line(row["sha256"], row["path"]) for row in content["files"])
+    sums = sums_of((row["sha256"], row["path"]) for row in content["files"])
     for path, data in (
-        (folder / f"{digest}.sha256", os.fsencode(sums)),
+        (folder / f"{digest}.sha256", sums),
         (folder / f"{digest}.json", text.encode()),
     ):
         temporary = path.with_name(path.name + ".tmp")
@@ -90,6 +90,11 @@ def write(vault: Vault, run_id: str, content: dict[str, Any]) -> Receipt:
     fsync_folder(folder)
     files = content["files"]
     return Receipt(digest, folder / f"{digest}.json", len(files), sum(row["bytes"] for row in files))
+
+
+def sums_of(files: Iterable[tuple[str, str]]) -> bytes:
+    """The twin for `sha256sum -c` of (SHA-256, path) pairs."""
+    return os.fsencode("".join(_sum_line(sha256, path) for sha256, path in files))
 
 
 def _sum_line(sha256: str, path: str) -> str:

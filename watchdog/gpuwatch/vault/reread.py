@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Self
 
 CHUNK = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -64,7 +65,7 @@ def opened(folder: Path, parts: Sequence[str]) -> Iterator[int]:
                 held = inner
             descriptor = os.open(parts[-1], _FILE, dir_fd=held)
         except OSError as error:
-            if error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and len(parts) > 1):
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise NotThere("a symbolic link or another file stands where it belongs") from error
             if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
                 raise NotThere("no such file") from error
@@ -85,10 +86,8 @@ def chunks(descriptor: int, buffer: bytearray) -> Iterator[memoryview]:
     """The file's bytes from its start, each view valid until the next; past the page cache where possible."""
     _forget(descriptor)
     view = memoryview(buffer)
-    position = 0
-    while size := os.preadv(descriptor, [buffer], position):
+    while size := os.readv(descriptor, [buffer]):
         yield view[:size]
-        position += size
     _forget(descriptor)
 
 
@@ -135,7 +134,7 @@ class Reread:
         """Release the file."""
         self._stack.close()
 
-    def __enter__(self) -> Reread:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
