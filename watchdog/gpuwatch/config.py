@@ -94,21 +94,21 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(path: Path) -> Config:
     """The settings at `path`, the defaults when there is no file. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
         return Config()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, endless numbers
+        raise ConfigError(f"{path} is no valid TOML: {clean(str(error))}") from error
     try:
-        config = msgspec.convert(tomllib.loads(text), Config)
+        config = msgspec.convert(data, Config)
         for value in (
             *msgspec.structs.astuple(config.watch),
             config.providers.vast.timeout,
             config.scrub.every,
         ):
             parse_duration(value)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no valid TOML: {clean(str(error))}") from error
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from error
     except ValueError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpuproviders.errors import Ambiguous, Refused, Unavailable
+from gpuproviders.errors import Ambiguous, Refused, Unavailable, scrub
 from gpuproviders.model import (
     GB,
     Account,
@@ -108,7 +108,10 @@ class VastProvider:
         if not isinstance(rows, list):
             raise Unavailable("Vast's search answer has no list of offers", provider=NAME)
         parsed = (parse.offer(row, spot=query.spot) for row in rows if isinstance(row, dict))
-        return [offer for offer in parsed if offer is not None]
+        offers = [offer for offer in parsed if offer is not None]
+        if rows and not offers:
+            raise Unavailable("Vast's search answer has no readable offer", provider=NAME)
+        return offers
 
     async def create(self, order: Order) -> Created:
         """Rent the offer, once. The SSH key is registered first, because it is installed at creation."""
@@ -167,7 +170,8 @@ class VastProvider:
             if token is not None:
                 query["after_token"] = token
             body = await self._calls.read("get", "/api/v1/instances/", endpoint="list", query_args=query)
-            page = body.get("instances") if isinstance(body, dict) and body.get("success") is True else None
+            whole = isinstance(body, dict) and body.get("success") is True and "next_token" in body
+            page = body.get("instances") if whole else None
             if not isinstance(page, list):
                 raise Unavailable("Vast's list of instances has not the shape of one", provider=NAME)
             before = len(rows)
@@ -177,7 +181,7 @@ class VastProvider:
             following = body.get("next_token")
             if following is None:
                 total = body.get("total_instances")
-                if isinstance(total, int) and total != len(rows):
+                if isinstance(total, bool) or not isinstance(total, int) or total != len(rows):
                     raise Unavailable(
                         f"Vast lists {len(rows)} instances and says there are {total}", provider=NAME
                     )
@@ -239,13 +243,13 @@ class VastProvider:
             "put", f"/instances/request_logs/{instance_id}/", endpoint="logs", json_data={"tail": str(lines)}
         )
         url = body.get("result_url") if isinstance(body, dict) else None
-        if not isinstance(url, str) or not url.startswith(("https://", "http://127.0.0.1")):
+        if not isinstance(url, str) or not url.startswith(("https://", "http://127.0.0.1:")):
             raise Unavailable("Vast gave no address for the log", provider=NAME)
         loop = asyncio.get_running_loop()
         for _ in range(20):
             text = await loop.run_in_executor(None, _fetch, url)
             if text is not None:
-                return text
+                return "\n".join(scrub(line) for line in text.splitlines())
             await asyncio.sleep(0.5)
         raise Unavailable("Vast did not upload the log in time", provider=NAME)
 

@@ -99,12 +99,17 @@ class Transport:
             raise Unauthorized(
                 "no Vast API key: set VAST_API_KEY or run `vastai set api-key`", provider=NAME, code="no-key"
             )
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            lock = self._turns.setdefault(endpoint, asyncio.Lock())
-            async with lock:
-                await self._pace(endpoint)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, self._send, key, method, path, kwargs, attempts)
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                lock = self._turns.setdefault(endpoint, asyncio.Lock())
+                async with lock:
+                    await self._pace(endpoint)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(
+                    self._threads, self._send, key, method, path, kwargs, attempts
+                )
+        except TimeoutError:
+            return None  # a server that trickles bytes outlives the time limit of a single read
 
     async def _pace(self, endpoint: str) -> None:
         loop = asyncio.get_running_loop()
@@ -124,7 +129,7 @@ class Transport:
             return None
         try:
             body = response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         try:
             retry_after = float(response.headers.get("Retry-After", ""))
@@ -139,11 +144,23 @@ class Transport:
         text = next((body[k] for k in ("msg", "detail", "error") if isinstance(body.get(k), str)), "")
         message = scrub(f"Vast: {text}" if text else f"Vast answered HTTP {answer.status}", key)
         error: ProviderError | None = None
+        made = body.get("new_contract")
+        if (
+            write
+            and isinstance(made, int)
+            and not (answer.status == 200 and body.get("success") is not False)
+        ):
+            # whatever else the answer says: a contract that has a number exists, and bills
+            raise Ambiguous(
+                message, provider=NAME, code=code, instance_id=None if isinstance(made, bool) else str(made)
+            )
         if answer.status == 429 or code == "rate_limit_exceeded" or "too frequent" in text:
             hint = body.get("retry_after")
             wait = answer.retry_after if answer.retry_after is not None else hint
             error = Throttled(message, provider=NAME, code=code, retry_after=_seconds(wait))
-        elif code == "auth_error" or (answer.status in (401, 403) and "login" in text.lower()):
+        elif code == "auth_error" or (
+            answer.status == 401 or (answer.status == 403 and "login" in text.lower())
+        ):
             error = Unauthorized(
                 f"{message} (is the API key right?)", provider=NAME, code=code or "auth_error"
             )
@@ -158,13 +175,7 @@ class Transport:
         elif answer.status == 200 and isinstance(answer.body, dict | list):
             if body.get("success") is not False:
                 return answer.body
-            made = body.get("new_contract")
-            if made is not None:
-                # a bid that is too low: the contract exists, stopped, and bills its disk
-                made_id = str(made) if isinstance(made, int) and not isinstance(made, bool) else None
-                error = Ambiguous(message, provider=NAME, code=code, instance_id=made_id)
-            else:
-                error = Refused(message, provider=NAME, code=code or "refused")
+            error = Refused(message, provider=NAME, code=code or "refused")
         elif write:
             error = Ambiguous(message, provider=NAME, code=code)
         else:

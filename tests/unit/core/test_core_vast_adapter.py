@@ -342,6 +342,8 @@ async def test_an_account_without_machines_has_an_empty_listing(vast: VastProvid
 
 
 BAD_PAGES: list[tuple[str, list[Reply | Exception]]] = [
+    ("nothing but an empty list", [Reply(200, {"success": True, "instances": []})]),
+    ("no total", [Reply(200, {"success": True, "next_token": None, "instances": []})]),
     ("an empty object", [Reply(200, {})]),
     ("an empty list", [Reply(200, [])]),
     ("the list itself", [Reply(200, [{"id": 1}])]),

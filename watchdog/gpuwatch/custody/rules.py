@@ -205,13 +205,11 @@ def _missing(
             for f in found
             if f.size < artifact.min_size and spoken(f.path) not in waived
         )
-    if (
-        spec.checkpoints is not None
-        and not spec.artifacts
-        and spec.checkpoints.path not in waived
-        and not promised
-    ):
-        holds.append(Hold("missing", f"no checkpoint in {spec.checkpoints.path}"))
+    folder = spec.checkpoints.path if spec.checkpoints is not None else None
+    # a job that failed before its first checkpoint has none to lose, as long as something else was promised
+    none_made = folder is not None and not any(matches(f.path, folder) for f in promised)
+    if none_made and folder not in waived and (job_succeeded or not spec.artifacts):
+        holds.append(Hold("missing", f"{folder} does not exist or is empty: no checkpoint"))
     return holds
 
 

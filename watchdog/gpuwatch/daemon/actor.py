@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
@@ -201,6 +200,8 @@ def job_ended(phase: str, exit_code: int | None) -> e.JobEnded:
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
+    """End a task and wait for it. Our own cancellation goes through: only the task's outcome is put aside."""
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait({task})
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("ended with an error", task=task.get_name(), problem=str(error))

@@ -14,8 +14,9 @@ import structlog
 from gpuwatch.box.errors import BoxError, BoxFault
 from gpuwatch.box.fetch import Fetched, Progress, Wanted
 from gpuwatch.box.ports import Agent
+from gpuwatch.clean import show_path
 from gpuwatch.custody.facts import BoxFile, Copy, Inventory
-from gpuwatch.custody.rules import Assessment, Hold, assess, is_safe, promised_globs
+from gpuwatch.custody.rules import Assessment, Hold, assess, is_safe, promised_globs, spoken
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
@@ -30,7 +31,8 @@ log = structlog.get_logger()
 
 ROUNDS = 6
 """How often files may change under our hands before a collection starts over later."""
-QUIET_SECONDS = 2.0
+WRITER_PATIENCE = 900.0
+"""Seconds to wait for a process that still writes a promised file after the job's end; then a person decides."""
 
 
 async def bring(
@@ -67,7 +69,7 @@ async def bring(
                 if isinstance(outcome, Fetched):
                     copies.append(_copy(outcome, boot_id, ctx.now(), step))
                 elif not outcome.gone:
-                    refused.append(f"{outcome.wanted.path}: {outcome.reason}")
+                    refused.append(f"{spoken(outcome.wanted.path)}: {outcome.reason}")
     finally:
         live.transfer = None
         if copies:
@@ -107,9 +109,11 @@ async def collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
     """Until everything promised is proved (ReceiptWritten), or cannot be (CollectBlocked)."""
     await ctx.ledger.append(run.id, e.CollectStarted())
     backoff = Backoff(1, 60)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + WRITER_PATIENCE
     while True:
         try:
-            await _collect(ctx, ctx.ledger.runs[run.id], spec, link, live)
+            await _collect(ctx, ctx.ledger.runs[run.id], spec, link, live, patient=loop.time() < deadline)
             live.say(None)
             return
         except (BoxError, VaultUnusable) as error:
@@ -120,7 +124,7 @@ async def collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
             await backoff.wait()
 
 
-async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
+async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live, *, patient: bool) -> None:
     instance = _instance_id(run)
     globs = promised_globs(spec)
     reasons: list[str] = []
@@ -129,13 +133,12 @@ async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
         inventory = await sentinel.inventory(globs, instance)
         live.files = inventory.files
         verdict = judge(ctx, run, spec, inventory)
+        busy = next((f.path for f in inventory.files if f.writer and spoken(f.path) not in run.waivers), None)
+        if busy is not None and patient:
+            raise BoxFault(f"some process still writes {show_path(busy)}; waiting for its end")
         missing = [f for f in verdict.unsafe if not f.writer]
-        if not verdict.unsafe or (reasons and not missing):
-            break
         if not missing:
-            await asyncio.sleep(QUIET_SECONDS)  # a writer is still closing its file
-            reasons = ["a process on the box still writes"]
-            continue
+            break
         _, reasons = await bring(ctx, run.id, sentinel, missing, inventory.boot_id, live)
     else:
         raise BoxFault(
@@ -146,9 +149,7 @@ async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
         holds = [str(h) for h in verdict.holds] + [f"transfer: {r}" for r in reasons[:5]]
         await ctx.ledger.append(run.id, e.CollectBlocked(holds=holds))
         return
-    waived = [f.path for f in verdict.waived] + [
-        w for w in run.waivers if w not in {f.path for f in verdict.waived}
-    ]
+    waived = list(dict.fromkeys([*(spoken(f.path) for f in verdict.waived), *run.waivers]))
     content = receipt.document(
         run=run.id, name=run.name, label=run.machine.label if run.machine else "", inventory=inventory,
         copies=[*verdict.safe, *log_copy], waived=waived, reason=run.end_reason, at=ctx.now(),

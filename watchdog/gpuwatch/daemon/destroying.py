@@ -41,7 +41,7 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
             permit = await _permit(ctx, run, spec, link)
         except Refusal as refusal:
             live.say(f"custody refuses: {refusal}")
-            if run.state in (State.VERIFIED, State.FAILED):
+            if run.data_at_risk and run.state in (State.VERIFIED, State.FAILED, State.DESTROYING):
                 await ctx.ledger.append(run.id, e.CollectStarted())
                 return
             await backoff.wait()

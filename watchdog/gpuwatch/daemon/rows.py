@@ -12,7 +12,7 @@ from gpuwatch.box.sentinel import Report
 from gpuwatch.clean import clean, show_path
 from gpuwatch.client import wire
 from gpuwatch.custody.facts import Copy, Inventory
-from gpuwatch.custody.rules import assess, is_promised, is_safe
+from gpuwatch.custody.rules import assess, is_promised, is_safe, spoken
 from gpuwatch.daemon import words
 from gpuwatch.daemon.live import Live
 from gpuwatch.ledger import StoredEvent
@@ -203,8 +203,8 @@ def custody_report(
         moving = live.transfer.path if live.transfer is not None else None
         for file in verdict.unsafe:
             state = "downloading" if file.path == moving else "on-box"
-            unsafe.append(_artifact(file.path, file.size, state))
-        unsafe += [_artifact(f.path, f.size, "waived") for f in verdict.waived]
+            unsafe.append(_artifact(spoken(file.path), file.size, state))
+        unsafe += [_artifact(spoken(f.path), f.size, "waived") for f in verdict.waived]
         if run.state is not State.RUNNING:
             missing = [h.reason.split(" does not exist")[0] for h in verdict.holds if h.name == "missing"]
             unsafe += [_artifact(name, 0, "missing") for name in missing]
@@ -221,9 +221,8 @@ def custody_report(
 
 
 def _artifact(path: str, size: int, state: str) -> wire.ArtifactRow:
-    return wire.ArtifactRow(
-        path=show_path(path), size=size, sha256=None, state=state, verified_at=None, step=None
-    )
+    # `path` is what a waiver must name, so it is whole; the app cleans what it shows
+    return wire.ArtifactRow(path=path, size=size, sha256=None, state=state, verified_at=None, step=None)
 
 
 def _summary(run: Run, exposed: wire.Exposure, held: list[wire.HoldRow], verified: int) -> str:
