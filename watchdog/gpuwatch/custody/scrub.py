@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -91,7 +92,7 @@ class Budget:
     """
 
     level: float = 0.0
-    at: float = 0.0
+    at: float = -math.inf
 
     @classmethod
     def of(cls, history: Iterable[tuple[float, int]], policy: Policy) -> Budget:

@@ -22,6 +22,7 @@ from gpuwatch.config import Config, vault_folder
 from gpuwatch.daemon.actor import Actor
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
+from gpuwatch.daemon.scrubbing import Scrubber
 from gpuwatch.daemon.server import serve
 from gpuwatch.daemon.service import Service
 from gpuwatch.ledger import Ledger
@@ -89,6 +90,7 @@ class Daemon:
                 children = Children(ctx, self.paths, tasks, stop)
                 async with serve(children.service, self.paths.socket):
                     children.start_all()
+                    children.start_scrub()
                     log.info("ready", socket=str(self.paths.socket), pid=os.getpid(), runs=len(ledger.runs))
                     await stop.wait()
                     log.info("stopping")
@@ -124,6 +126,12 @@ class Children:
             if run.state not in FINAL:
                 self.start(run_id)
 
+    def start_scrub(self) -> None:
+        """Read old files of the vault again in the background, if the settings say so."""
+        if self._ctx.config.scrub.enabled:
+            scrubber = Scrubber(self._ctx, self.service.lives, self.service.actors)
+            self.own(self._tasks.create_task(scrubber.run(), name="scrub"))
+
     def start(self, run_id: str) -> None:
         """Drive a run from where its ledger stands."""
         run = self._ctx.ledger.runs[run_id]
@@ -152,6 +160,8 @@ class Children:
                 await actor.drive()
                 return
             except Exception:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError from None
                 log.exception("run failed", run=run_id)
                 actor.live.say("gpuwatch failed at this run; it tries again every minute, see its log")
             await asyncio.sleep(60)

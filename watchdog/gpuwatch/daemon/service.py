@@ -19,7 +19,7 @@ from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 from gpuwatch.custody.facts import Inventory
 from gpuwatch.custody.rules import assess, waivable
-from gpuwatch.daemon import rows, words
+from gpuwatch.daemon import rows, scrubbing, words
 from gpuwatch.daemon.actor import Actor
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import alias
@@ -87,6 +87,7 @@ class Service:
             counts[run.state.value] = counts.get(run.state.value, 0) + 1
             if words.attention(run, None) == "alarm" and run.exists:
                 alarms.append(f"{run.id}: {clean(run.trouble or run.state.value)}")
+        alarms += scrubbing.alarms(self._ctx.ledger)
         return wire.DaemonStatus(
             version=__version__, pid=os.getpid(), uptime=asyncio.get_running_loop().time() - self._started,
             state_dir=str(self._paths.state), vault=str(self._ctx.vault.root), socket=str(self._paths.socket),

@@ -55,4 +55,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (run, path)
         ) STRICT, WITHOUT ROWID""",
     ),
+    (
+        # the newest re-read of a copy at home; `problem` is NULL when it was as proved. A new copy ends its row
+        """CREATE TABLE scrubs (
+            run TEXT NOT NULL,
+            path BLOB NOT NULL,
+            at REAL NOT NULL,
+            problem TEXT,
+            PRIMARY KEY (run, path)
+        ) STRICT, WITHOUT ROWID""",
+    ),
 )

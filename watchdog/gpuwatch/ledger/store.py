@@ -14,11 +14,13 @@ import aiosqlite
 import msgspec
 
 from gpuwatch.custody.facts import Copy
+from gpuwatch.custody.scrub import Scrubbed
 from gpuwatch.ledger.schema import MIGRATIONS, PRAGMAS
 from gpuwatch.ledger.writer import Statement, Writer
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import create, evolve
 from gpuwatch.lifecycle.run import Run
+from gpuwatch.vault.layout import fsync_folder
 
 _RUN = msgspec.json.Decoder(Run)
 
@@ -53,6 +55,8 @@ class Ledger:
         self.runs: dict[str, Run] = {}
         self._launches: dict[str, str] = {}
         self._copies: dict[str, dict[str, Copy]] = {}
+        self._scrubs: dict[tuple[str, str], Scrubbed] = {}
+        self._bad: dict[tuple[str, str], Scrubbed] = {}
         self._changed = asyncio.Event()
 
     @classmethod
@@ -112,6 +116,9 @@ class Ledger:
         for copy in copies:
             mine[copy.path] = copy
             extra.append(_copy_row(run_id, copy))
+            if self._scrubs.pop((run_id, copy.path), None) is not None:
+                self._bad.pop((run_id, copy.path), None)
+                extra.append((_DELETE_SCRUB, (run_id, os.fsencode(copy.path))))
         machine = run.machine
         match event:
             case e.OfferChosen():
@@ -137,8 +144,51 @@ class Ledger:
         return self._launches.get(key)
 
     def copies(self, run_id: str) -> Mapping[str, Copy]:
-        """Path → the newest proved copy, of one run."""
+        """Path → the newest proved copy, of one run. A copy that has gone bad is none."""
         return self._copies.get(run_id, {})
+
+    def held(self, run_id: str) -> dict[str, Copy]:
+        """Path → copy, those that have gone bad included. The caller's own."""
+        return dict(self._copies.get(run_id, {})) | {
+            s.copy.path: s.copy for (run, _), s in self._bad.items() if run == run_id
+        }
+
+    def scrubs(self) -> dict[tuple[str, str], Scrubbed]:
+        """(run, path) → the newest re-read of that copy. The caller's own."""
+        return dict(self._scrubs)
+
+    def bad(self) -> list[Scrubbed]:
+        """The copies that were found bad and have not come home anew, by run and path."""
+        return sorted(self._bad.values(), key=lambda s: (s.run, s.copy.path))
+
+    async def record_scrubs(self, scrubs: Iterable[Scrubbed]) -> None:
+        """Remember what re-reading copies found; durable on return. State, not history: the newest counts.
+
+        A bad one is no copy any more (`copies` leaves it out), so custody holds what is on the
+        box. What is about a copy that has been replaced meanwhile is left out.
+        """
+        statements: list[Statement] = []
+        for scrub in scrubs:
+            key = (scrub.run, scrub.copy.path)
+            known = self._bad[key].copy if key in self._bad else self.copies(scrub.run).get(scrub.copy.path)
+            if known == scrub.copy:
+                self._note(scrub)
+                row = (scrub.run, os.fsencode(scrub.copy.path), scrub.at, scrub.problem)
+                statements.append((_INSERT_SCRUB, row))
+        if statements:
+            durable = self._writer.submit(statements)
+            durable.add_done_callback(self._tell)
+            await asyncio.shield(durable)
+
+    def _note(self, scrub: Scrubbed) -> None:
+        key, copies = (scrub.run, scrub.copy.path), self._copies[scrub.run]
+        self._scrubs[key] = scrub
+        if scrub.problem is None:
+            self._bad.pop(key, None)
+            copies[scrub.copy.path] = scrub.copy
+        else:
+            self._bad[key] = scrub
+            copies.pop(scrub.copy.path, None)
 
     async def _record(self, run: Run, event: e.Event, at: float, extra: list[Statement]) -> None:
         kind = str(type(event).__struct_config__.tag)
@@ -226,6 +276,11 @@ class Ledger:
                 path = os.fsdecode(row[1])
                 copy = Copy(path, row[2], row[3], (row[2], row[4], row[5], row[6]), row[7], row[8], row[9])
                 self._copies.setdefault(row[0], {})[path] = copy
+        async with self._connection.execute("SELECT run, path, at, problem FROM scrubs") as cursor:
+            async for row in cursor:
+                known = self.copies(row[0]).get(os.fsdecode(row[1]))
+                if known is not None:
+                    self._note(Scrubbed(row[0], known, row[2], row[3]))
 
 
 def _make_private(path: Path) -> None:
@@ -281,6 +336,10 @@ def _copy_row(run_id: str, copy: Copy) -> Statement:
     )  # fmt: skip
 
 
+_INSERT_SCRUB = "INSERT OR REPLACE INTO scrubs (run, path, at, problem) VALUES (?, ?, ?, ?)"
+_DELETE_SCRUB = "DELETE FROM scrubs WHERE run = ? AND path = ?"
+
+
 async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
     async with connection.execute("PRAGMA user_version") as cursor:
         row = await cursor.fetchone()
@@ -290,11 +349,20 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
             f"the ledger {path} was made by a newer gpuwatch (format {version}, this one knows {len(MIGRATIONS)}): upgrade"
         )
     if 0 < version < len(MIGRATIONS):
-        backup = path.with_suffix(f".v{version}.bak")
-        await connection.execute("VACUUM INTO ?", (str(backup),))
+        await _back_up(connection, path.with_suffix(f".v{version}.bak"))
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         await connection.execute("BEGIN IMMEDIATE")
         for statement in statements:
             await connection.execute(statement)
         await connection.execute(f"PRAGMA user_version = {number}")
         await connection.execute("COMMIT")
+
+
+async def _back_up(connection: aiosqlite.Connection, backup: Path) -> None:
+    """Keep the ledger as it was before an upgrade; what an upgrade that was cut off left is replaced."""
+    unfinished = backup.with_suffix(".tmp")
+    await asyncio.to_thread(unfinished.unlink, missing_ok=True)
+    await asyncio.to_thread(_make_private, unfinished)
+    await connection.execute("VACUUM INTO ?", (str(unfinished),))
+    await asyncio.to_thread(unfinished.replace, backup)
+    await asyncio.to_thread(fsync_folder, backup.parent)

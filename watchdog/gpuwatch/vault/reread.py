@@ -56,7 +56,10 @@ class NotThere(Exception):
 @contextlib.contextmanager
 def opened(folder: Path, parts: Sequence[str]) -> Iterator[int]:
     """A descriptor of the regular file at `parts` below `folder`. Raises NotThere, OSError."""
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotThere("the run's folder is gone") from error
     try:
         try:
             for part in parts[:-1]:
