@@ -7,15 +7,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpuwatch.client import wire
 from gpuwatch.custody.facts import Copy, Inventory
 from gpuwatch.vault import receipt
 from gpuwatch.vault.layout import Vault
+from integration.world import World
 
 FILES = {
     "ckpt/step-2/model.safetensors": os.urandom(5 << 20),
@@ -184,3 +186,64 @@ def test_verifying_writes_nothing(vault: Vault) -> None:
     before = state()
     report(vault)
     assert state() == before
+
+
+# --- the daemon's own re-reading -----------------------------------------------------------------
+
+SCRUB = '[scrub]\nevery = "1s"\n'
+JOB = "mkdir ckpt; head -c 300000 /dev/urandom > ckpt/step-1.bin; while [ ! -e ../go ]; do sleep 0.1; done; echo end > m"
+PROMISE = '[checkpoints]\npath = "ckpt"\n[[artifacts]]\npath = "m"'
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    try:
+        made.start_simulator("--ephemeral")
+        config = tmp_path / "config/config.toml"
+        config.write_text(config.read_text() + SCRUB)
+        made.start_daemon()
+        yield made
+    finally:
+        made.stop()
+
+
+def wait_status(here: World, ready: Callable[[wire.DaemonStatus], bool]) -> wire.DaemonStatus:
+    """The first status that satisfies `ready`, asked for at every change that the daemon tells of."""
+    with here.client() as client:
+        for _ in client.notices(wire.Subscribe(topic="runs")):
+            status: wire.DaemonStatus = here.call("status", wire.Empty(), wire.DaemonStatus)
+            if ready(status):
+                return status
+    raise AssertionError("the stream of snapshots ended")
+
+
+def test_bit_rot_is_mended_from_the_box_and_an_alarm_when_the_box_is_gone(here: World) -> None:
+    run = here.script(JOB, rest=PROMISE)
+    mirrored = here.wait_event(run, "files-verified")
+    at_home = here.file(run, "ckpt/step-1.bin")
+    proved = at_home.read_bytes()
+    damage(here.vault / run, "ckpt/step-1.bin")
+    here.wait_event(run, "files-verified", after=mirrored.seq)
+    assert at_home.read_bytes() == proved, "its box still had it"
+    assert "vault file is bad" in here.daemon_log()
+
+    (here.box(here.living()[0]) / "workspace" / "go").touch()
+    assert here.wait_end(run).state == "gone"
+    assert gpuwatch("verify", home=here.home).returncode == 0
+    damage(here.vault / run, "ckpt/step-1.bin")
+    status = wait_status(here, lambda status: bool(status.alarms))
+    assert status.alarms == [
+        f"{run}: ckpt/step-1.bin in the vault is damaged; restore it from another copy, see `gpuwatch verify --run {run}`"
+    ]
+    assert "ALARM" in gpuwatch("status", home=here.home).stdout
+    assert gpuwatch("verify", "--run", run, home=here.home).returncode == 1
+    checkup = gpuwatch("doctor", "--json", home=here.home)
+    rows = {c["name"]: c["level"] for c in json.loads(checkup.stdout)["checks"]}
+    assert (rows["daemon"], rows["ledger"], rows["vault"]) == ("ok", "ok", "ok"), checkup.stdout
+
+    here.kill_daemon()
+    here.start_daemon()
+    assert here.call("status", wire.Empty(), wire.DaemonStatus).alarms, "a restart forgets no alarm"
+    at_home.write_bytes(proved)
+    wait_status(here, lambda status: not status.alarms)

@@ -34,6 +34,7 @@ from gpuwatch.daemon.scrubbing import Scrubber, alarms
 from gpuwatch.ledger import Ledger
 from gpuwatch.ledger.schema import MIGRATIONS
 from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.run import State
 from gpuwatch.vault.layout import Vault, VaultUnusable
 from gpuwatch.vault.reread import Reread
 
@@ -519,7 +520,10 @@ class Agent:
             yield Fetched(want, want.identity, hashlib.sha256(self.data).hexdigest())
 
 
-def with_box(world: World, agent: Agent, *files: Copy) -> None:
+async def with_box(world: World, agent: Agent, *files: Copy) -> None:
+    """The job has failed; its box is held and stands there."""
+    for event in (EVENTS[e.JobEnded], EVENTS[e.CollectStarted], EVENTS[e.CollectBlocked]):
+        await world.ledger.append("r1", event)
     listed = tuple(BoxFile(c.path, c.identity[0], *c.identity[1:]) for c in files)
     world.lives["r1"] = Live(files=listed, boot_id=BOOT)
     world.actors["r1"] = SimpleNamespace(link=agent)
@@ -529,7 +533,7 @@ async def test_a_bad_file_is_fetched_again_from_its_box(world: World) -> None:
     copies = await world.put(("a", b"data"), ("b", b"good"))
     (world.vault.run("r1") / "a").write_bytes(b"dXta")
     agent = Agent(b"data")
-    with_box(world, agent, *copies)
+    await with_box(world, agent, *copies)
     await world.scrubber().round()
     assert [w.path for w in agent.asked] == ["a"]
     assert (world.vault.run("r1") / "a").read_bytes() == b"data"
@@ -543,7 +547,7 @@ async def test_a_box_with_another_version_is_not_asked(world: World) -> None:
     (one,) = await world.put(("a", b"data"))
     (world.vault.run("r1") / "a").unlink()
     agent = Agent(b"newer")
-    with_box(world, agent, replace(one, identity=(5, 1, 1, 1)))
+    await with_box(world, agent, replace(one, identity=(5, 1, 1, 1)))
     await world.scrubber().round()
     assert agent.asked == []
     assert world.bad() == {"a": "missing"}
@@ -553,7 +557,7 @@ async def test_a_box_out_of_reach_leaves_the_alarm_and_is_asked_again(world: Wor
     copies = await world.put(("a", b"data"))
     (world.vault.run("r1") / "a").unlink()
     agent = Agent(b"data", reachable=False)
-    with_box(world, agent, *copies)
+    await with_box(world, agent, *copies)
     await world.scrubber().round()
     assert world.bad() == {"a": "missing"}
     agent.reachable = True
@@ -562,14 +566,16 @@ async def test_a_box_out_of_reach_leaves_the_alarm_and_is_asked_again(world: Wor
     assert world.bad() == {}
 
 
-async def test_a_run_that_is_over_is_not_asked_for_its_box(world: World) -> None:
+@pytest.mark.parametrize("state", [State.RUNNING, State.COLLECTING, State.DESTROYING, State.GONE, State.LOST])
+async def test_a_box_that_is_gone_or_mirrored_anyway_is_left_alone(state: State, world: World) -> None:
     copies = await world.put(("a", b"data"))
-    await world.ledger.append("r1", EVENTS[e.Lost])
-    (world.vault.run("r1") / "a").unlink()
     agent = Agent(b"data")
-    with_box(world, agent, *copies)
+    await with_box(world, agent, *copies)
+    world.ledger.runs["r1"] = msgspec.structs.replace(world.ledger.runs["r1"], state=state)
+    (world.vault.run("r1") / "a").unlink()
     await world.scrubber().round()
     assert (agent.asked, world.bad()) == ([], {"a": "missing"})
+    assert "a" not in world.ledger.copies("r1"), "so whoever mirrors fetches it"
 
 
 # --- settings ------------------------------------------------------------------------------------

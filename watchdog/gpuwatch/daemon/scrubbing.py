@@ -1,9 +1,9 @@
 """Read old files of the vault again in the background, so that bit rot is found while there is another copy.
 
 One file at a time, in chunks with pauses that leave the disk to others, never while files
-come home. What is bad is read twice, then fetched again if the box still has that very
-version, else it stays an alarm until it is whole again. A vault that is not mounted says
-nothing about its files.
+come home. What is bad is read twice and is no copy from then on, so that custody holds its
+box; it is fetched again if the box still has that very version, else it stays an alarm
+until it is whole again. A vault that is not mounted says nothing about its files.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from gpuwatch.daemon.collecting import bring
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.live import Live
 from gpuwatch.ledger import Ledger
-from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.evolve import target
+from gpuwatch.lifecycle.run import State
 from gpuwatch.vault.layout import LOG, HostilePath, VaultUnusable, relative_parts
 from gpuwatch.vault.reread import Kind, NotThere, Reread, judge
 
@@ -41,6 +40,7 @@ _LOOK = 3600.0
 _QUIET = 5.0
 _GROUP = 64
 _REPAIR_SECONDS = 6 * 3600.0
+_REPAIRED_HERE = frozenset({State.FINISHED, State.VERIFIED, State.FAILED})
 _OUR_OWN_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
@@ -68,6 +68,8 @@ class Scrubber:
                 pause = 60.0
             except Exception:
                 log.exception("scrub failed")
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError from None  # the fault came while we were being ended
                 pause = 60.0
             await asyncio.sleep(pause)
 
@@ -149,18 +151,17 @@ class Scrubber:
         return any(live.transfer is not None for live in self._lives.values())
 
     async def _repair(self, item: Due) -> None:
-        """Fetch the file again, when its box still has this very version."""
+        """Fetch the file again, when its box still has this very version and nobody else will.
+
+        While a run trains or collects, its own mirror fetches whatever is no copy any more:
+        two downloads of one file would write into the same partial file.
+        """
         ctx, run, path = self._ctx, self._ctx.ledger.runs[item.run], show_path(item.copy.path)
         live, actor = self._lives.get(item.run), self._actors.get(item.run)
-        if (
-            live is None
-            or live.boot_id is None
-            or actor is None
-            or target(run.state, e.FilesVerified) is None
-        ):
+        if run.state not in _REPAIRED_HERE or live is None or live.boot_id is None or actor is None:
             return
         file = next((f for f in live.files if f.path == item.copy.path and is_safe(f, item.copy)), None)
-        if file is None or not self._current(item):
+        if file is None or live.transfer is not None or not self._current(item):
             return
         try:
             async with asyncio.timeout(_REPAIR_SECONDS):
