@@ -323,3 +323,8 @@ def test_every_finding_that_is_not_ok_says_what_to_do(home: Paths) -> None:
     checks = list(examine(Patient(home)))
     assert not healthy(checks)
     assert all(c.todo for c in checks if c.level is not Level.OK)
+
+
+def test_the_manual_names_every_check(home: Paths) -> None:
+    manual = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+    assert [name for name in [*seen(home), "account"] if f"`{name}`" not in manual] == []

@@ -419,3 +419,13 @@ def test_escape_codes_are_for_terminals_only(terminal: bool) -> None:
     shown.clear()
     assert ("\x1b" in stream.text) == terminal
     assert bool(stream.text) == terminal, "a log gets a line every half minute only"
+
+
+def test_the_manual_names_every_field_of_a_receipt_and_every_word_of_a_report(proved: Vault) -> None:
+    manual = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+    (path,) = proved.receipts("r1").glob("*.json")
+    written = json.loads(path.read_text())
+    fields = {*written, *(f"files[].{key}" for key in written["files"][0])}
+    report = document(verify(proved.root))
+    words = {*fields, *report, *report["runs"][0], *(kind.value for kind in Kind)}
+    assert [word for word in sorted(words) if f"`{word}`" not in manual] == []
