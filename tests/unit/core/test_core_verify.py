@@ -207,6 +207,7 @@ HOSTILE = {
     "nothing": "{}",
     "deep": "[" * 100_000,
     "nan": content(written_at=float("nan")),
+    "nan-where-nobody-looks": content(later=float("nan")),
     "infinite": content(written_at=float("inf")),
     "year-10^30": content(written_at=1e38),
     "long-number": content().replace("1.0", "1" * 5000),

@@ -85,7 +85,7 @@ def _since(at: float, wait: float, now: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A leaky bucket: what was read drips out at the policy's rate. `at` is in seconds of any one clock.
+    """A leaky bucket: what was read drips out at the policy's rate. `at` is in seconds of a clock that never goes back.
 
     A file larger than a day's budget is read when the bucket is empty, and the days that
     it takes beyond are then waited for.
@@ -104,7 +104,7 @@ class Budget:
 
     def spent(self, size: int, now: float, policy: Policy) -> Budget:
         """The bucket after `size` more bytes."""
-        return Budget(self._level(now, policy) + size, max(now, self.at))
+        return Budget(self._level(now, policy) + size, now)
 
     def wait(self, size: int, now: float, policy: Policy) -> float:
         """Seconds until a file of this size may be read; 0 when it may be now."""

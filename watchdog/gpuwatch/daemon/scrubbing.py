@@ -76,7 +76,6 @@ class Scrubber:
     async def round(self) -> float:
         """Read what is due and allowed now; returns the seconds until the next look. Raises VaultUnusable."""
         ctx, policy, loop = self._ctx, self._policy, asyncio.get_running_loop()
-        await self._quiet()
         await asyncio.to_thread(ctx.vault.check)
         copies = {run: ctx.ledger.held(run) for run in ctx.ledger.runs}
         scrubs = ctx.ledger.scrubs()
