@@ -1,7 +1,8 @@
 # make demo          the whole story on simulated clouds: no account, no key, no cost
 # make test          the tests (what CI runs)      make test-all   plus the slow proofs
 # make check         ruff, mypy --strict, import arrows
-# make bench         numbers next to their targets
+# make bench         numbers next to their targets   make bench-trainer   the trainer's
+# make simulate      bad days for the whole daemon: N=… schedules from SEED=…
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -9,7 +10,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench lock clean
+.PHONY: help install demo test test-all check format bench bench-trainer simulate lock clean
 
 help:
 	@grep '^# make' Makefile | cut -c3-
@@ -46,6 +47,15 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
+
+# NANOGPT=dir names a checkout to race against; without it the trainer's own rows are printed.
+bench-trainer: $(STAMP)
+	@$(BIN)/python tests/bench/trainer/bench_trainer.py $(BENCH_ARGS)
+
+N ?= 5000
+SEED ?= 1
+simulate: $(STAMP)
+	@$(BIN)/python tests/simulation/schedule.py --seed $(SEED) --count $(N)
 
 lock: $(STAMP)
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new && mv constraints.new constraints.txt

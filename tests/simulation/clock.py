@@ -35,6 +35,15 @@ class Time:
         for watcher in self.watchers:
             watcher(self.now)
 
+    def die(self) -> None:
+        """The process is dead: nothing more happens in it after the current stretch without an await."""
+        self.crash_at = 0
+
+    @property
+    def dying(self) -> bool:
+        """Whether the process ends at the next turn."""
+        return self.crash_at is not None and self.crash_at <= self.turns
+
     def turn(self) -> None:
         """One turn of the event loop; crashes when it is the chosen one."""
         self.turns += 1

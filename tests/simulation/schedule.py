@@ -93,8 +93,7 @@ def make_box(world: World) -> Box:
     def rewrite(box: Box) -> None:
         box.write("model.bin", draw.randint(1, 1000), world.time.now)
 
-    for step in range(1, steps + 1):
-        plan.append((step * period, checkpoint(step)))
+    plan += [(step * period, checkpoint(step)) for step in range(1, steps + 1)]
     if not fails or draw.random() < 0.5:
         plan.append((length - 0.5, artifact))
     if draw.random() < 0.1:
@@ -116,6 +115,7 @@ def arrange(world: World) -> None:
     cloud.boot_seconds = lambda: draw.uniform(5, 300)
     duds = draw.choice([0.0, 0.0, 0.3])
     cloud.dud = lambda: draw.choice(list(Trouble)) if draw.random() < duds else None
+    world.spot_risk = draw.choice([0.0, 0.0, 0.0, 0.02])
     cloud.make_box = lambda _: make_box(world)
 
 
@@ -135,6 +135,13 @@ async def day(world: World, launches: list[tuple[float, str]], until: float) -> 
             and world.time.now < world.faults.quiet_from
         ):
             await meddle(world)
+        if (
+            draw.random() < world.spot_risk
+            and world.time.now < world.faults.quiet_from
+            and world.cloud.living()
+        ):
+            victim = draw.choice(world.cloud.living())
+            world.cloud.take(victim)
         if draw.random() < 0.02 and world.time.now < world.faults.quiet_from:
             world.boxes.vault_full[0] = not world.boxes.vault_full[0]
         if world.time.now >= world.faults.quiet_from:

@@ -9,8 +9,9 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +34,21 @@ from gpuwatch.paths import Paths
 from gpuwatch.spec import RunSpec, read_spec
 from gpuwatch.vault.layout import Vault
 
-structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
+UNEXPECTED: list[str] = []
+"""What the daemon caught and logged as a fault of its own: in the simulation that is a failure."""
+
+
+def _listen(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if event.get("exc_info"):
+        UNEXPECTED.append(traceback.format_exc(limit=-6))
+    raise structlog.DropEvent
+
+
+structlog.configure(
+    processors=[_listen],
+    wrapper_class=structlog.make_filtering_bound_logger(40),
+    cache_logger_on_first_use=False,
+)
 
 WALL = 1_800_000_000.0 - 1_000_000.0
 
@@ -91,6 +106,10 @@ class Database:
     def execute(self, sql: str, values: Sequence[Any] = ()) -> _Cursor:
         if sql == "COMMIT":
             self._cloud.hook("commit")
+            if self._cloud.time.dying:
+                return _Cursor(
+                    self._connection.execute("SELECT 1")
+                )  # dead before the commit: `crash` rolls back
         cursor = _Cursor(self._connection.execute(sql, values))
         if sql == "COMMIT":
             self._cloud.hook("commit:after")
@@ -112,6 +131,7 @@ class World:
 
     def __init__(self, seed: int, *, faults: Faults | None = None) -> None:
         self.seed = seed
+        UNEXPECTED.clear()
         self.draw = random.Random(seed)
         random.seed(seed)
         ids = random.Random(seed + 1)  # what the product draws from the system's randomness
@@ -131,6 +151,7 @@ class World:
         self.children: Children | None = None
         self.specs: dict[str, RunSpec] = {}
         self.crashes = 0
+        self.spot_risk = 0.0
         self.labels: set[str] = set()
         self._graveyard: list[Any] = []
 
@@ -156,6 +177,9 @@ class World:
                         task._log_destroy_pending = False
                 self.children = self.ledger = None
                 self._graveyard.clear()
+                for loop in loops:
+                    loop._ready.clear()
+                    loop._scheduled.clear()
                 gc.collect()
                 for loop in loops:
                     loop.close()
@@ -239,7 +263,10 @@ class World:
         main = loop.create_task(self._process(script))
         try:
             loop.run_until_complete(main)
-        except Crash:
+        except BaseException as error:
+            if not isinstance(error, Crash):
+                self._graveyard.append((loop, asyncio.all_tasks(loop)))
+                raise
             self.crashes += 1
             self.database.crash()
             # whatever the dead process still holds stays frozen: kill -9 runs no clean-up
@@ -310,6 +337,8 @@ class World:
         """After a quiet time: no machine that nobody knows, nobody lost that was not taken, every wait has a reason."""
         if self.cloud.violations:
             raise self.cloud.violations[0]
+        if UNEXPECTED:
+            raise Violation(f"the daemon tripped over itself: {UNEXPECTED[0]}")
         runs = self.durable()
         for machine in self.cloud.living():
             run = runs[self.run_of(machine.label)]

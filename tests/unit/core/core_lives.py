@@ -32,6 +32,7 @@ EVENTS: dict[type[e.Event], e.AnyEvent] = {
         e.Dud(reason="no SSH"),
         e.BoxChecked(boot_id=BOOT, workspace="/root", python="3.11.2", gpus=1),
         e.PrepareFailed(reason="setup"),
+        e.StartSent(boot_id=BOOT),
         e.JobStarted(boot_id=BOOT, pid=5),
         e.FilesVerified(files=2, bytes=10, step=3),
         e.JobEnded(exit_code=0),

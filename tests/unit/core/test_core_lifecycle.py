@@ -45,16 +45,17 @@ booted            . . p = = = = = . = . .
 dud               . . d d . . . . . . . .
 box-checked       . . . = . . . . . . . .
 prepare-failed    . . . d . . . . . . . .
+start-sent        . . . = . . . . . . . .
 job-started       . . . R . . . . . . . .
 files-verified    . . . . = = = = . = . .
-job-ended         . . . . F . . . . . . .
+job-ended         . . . F F . . . . . . .
 collect-started   . . . . . c = c c c . .
 collect-blocked   . . . . . . f . . . . .
 collect-failed    . . . . . . = . . . . .
 receipt-written   . . . . . . v . . . . .
 end-requested     = = = = = = = = = = . .
 end-cancelled     = = = = = = = = . = . .
-waived            . . . . = = = = . = . .
+waived            . . . = = = = = . = . .
 destroy-sent      . . d d d d d d = d . .
 destroy-accepted  . . . . . . . . = . . .
 destroy-failed    . . . . . . . . = . . .
@@ -244,7 +245,7 @@ class Walk(RuleBasedStateMachine):
                 self.job_on_machine = self.all_waived = self.proved = False
             case e.CreateRefused(offer_gone=True):
                 self.offers -= 1
-            case e.JobStarted():
+            case e.StartSent() | e.JobStarted():
                 self.job_on_machine = True
             case e.Waived(files=files):
                 self.all_waived = self.all_waived or EVERYTHING in files

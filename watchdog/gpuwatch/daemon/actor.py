@@ -17,6 +17,7 @@ from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import decide as d
 from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.evolve import Impossible
 from gpuwatch.lifecycle.run import FINAL, Phase, Run, State
 from gpuwatch.spec import RunSpec
 
@@ -63,6 +64,10 @@ class Actor:
                 try:
                     await self._perform(step, run)
                     backoff.reset()
+                except Impossible:
+                    # beside the step something else happened (the provider took the machine): decide anew
+                    if self._run.state is run.state:
+                        raise
                 except (ProviderError, BoxError) as error:
                     self.live.say(str(error))
                     log.warning("step failed", run=self._id, step=type(step).__name__, problem=str(error))
@@ -149,7 +154,7 @@ class Actor:
         self.live.say("stopping the job")
         state = await sentinel.stop("job", grace=30)
         self.live.say(None)
-        if self._run.state is State.RUNNING:
+        if self._run.state in (State.RUNNING, State.PREPARING):
             await self._ctx.ledger.append(self._id, job_ended(state.phase, state.exit_code))
 
     async def _companion(self, run: Run, task: asyncio.Task[None] | None) -> asyncio.Task[None] | None:
@@ -164,7 +169,8 @@ class Actor:
         if wanted and task is None:
             self.live.reported.clear()
             return asyncio.create_task(
-                accompany(self._ctx, self._id, self._spec, self.link, self.live), name=f"{self._id}:companion"
+                accompany(self._ctx, self._id, self._spec, self.link, self.live, self.nudge),
+                name=f"{self._id}:companion",
             )
         if not wanted and task is not None:
             await _cancel(task)

@@ -21,6 +21,7 @@ from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.evolve import target
 from gpuwatch.lifecycle.run import Run
 from gpuwatch.spec import RunSpec
 from gpuwatch.vault import receipt
@@ -72,7 +73,8 @@ async def bring(
                     refused.append(f"{spoken(outcome.wanted.path)}: {outcome.reason}")
     finally:
         live.transfer = None
-        if copies:
+        # a run that is being destroyed or lost meanwhile has no more use for the record
+        if copies and target(ctx.ledger.runs[run_id].state, e.FilesVerified) is not None:
             await ctx.ledger.append(run_id, _verified(copies, step), copies=copies)
     return copies, refused
 

@@ -34,14 +34,16 @@ LOG_LIMIT = 8 << 30
 """Bytes of a job's log that are captured; a box that prints more is cut off here, visibly."""
 
 
-async def accompany(ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Live) -> None:
-    """All parts, until cancelled."""
+async def accompany(
+    ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Live, nudge: Callable[[], None]
+) -> None:
+    """All parts, until cancelled. `nudge` is called after an event that changes what is to be done."""
     async with asyncio.TaskGroup() as parts:
         parts.create_task(_again("telemetry", lambda: _telemetry(ctx, run_id, spec, link, live)))
         parts.create_task(_again("log", lambda: _capture(ctx, run_id, link, live)))
         parts.create_task(_again("mirror", lambda: _mirror(ctx, run_id, spec, link, live)))
-        parts.create_task(_presence(ctx, run_id))
-        parts.create_task(_budget(ctx, run_id, spec))
+        parts.create_task(_presence(ctx, run_id, nudge))
+        parts.create_task(_budget(ctx, run_id, spec, nudge))
 
 
 async def _again(name: str, part: Callable[[], Awaitable[None]]) -> None:
@@ -58,6 +60,8 @@ async def _again(name: str, part: Callable[[], Awaitable[None]]) -> None:
         except (BoxError, VaultUnusable) as error:
             log.info("companion interrupted", part=name, problem=str(error))
         except Exception:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from None  # a clean-up that failed must not undo the cancellation
             # one part's fault must not blind the others; it shows in the log and is tried again
             log.exception("companion failed", part=name)
         if loop.time() - started > 60:
@@ -158,7 +162,7 @@ async def _answer(sentinel: Agent, group: Group, folder: str, state: str) -> Non
     await sentinel.put(f"{PurePosixPath(folder).parent}/mirror/{group.name}.json", text.encode() + b"\n")
 
 
-async def _presence(ctx: Context, run_id: str) -> None:
+async def _presence(ctx: Context, run_id: str, nudge: Callable[[], None]) -> None:
     """Notice that the provider took the machine: only after long, consistent evidence (I3)."""
     while True:
         machine = ctx.ledger.runs[run_id].machine
@@ -172,6 +176,7 @@ async def _presence(ctx: Context, run_id: str) -> None:
                     await ctx.ledger.append(
                         run_id, e.Lost(evidence=f"the provider took the machine: {evidence}")
                     )
+                    nudge()
                 return
         await asyncio.sleep(ctx.config.account_interval)
 
@@ -189,7 +194,7 @@ def over_budget(run: Run, spec: RunSpec, now: float) -> str | None:
     return None
 
 
-async def _budget(ctx: Context, run_id: str, spec: RunSpec) -> None:
+async def _budget(ctx: Context, run_id: str, spec: RunSpec, nudge: Callable[[], None]) -> None:
     """At a ceiling: the same gate as everyone, that is stop the job, copy, verify, destroy (I5)."""
     while True:
         run = ctx.ledger.runs[run_id]
@@ -197,4 +202,5 @@ async def _budget(ctx: Context, run_id: str, spec: RunSpec) -> None:
             reason = over_budget(run, spec, ctx.now())
             if reason is not None:
                 await ctx.ledger.append(run_id, e.EndRequested(by="budget", reason=reason))
+                nudge()
         await asyncio.sleep(5)

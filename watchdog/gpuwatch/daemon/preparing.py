@@ -84,25 +84,33 @@ async def prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
         try:
             await _prepare(ctx, ctx.ledger.runs[run.id], spec, link, live)
             return
-        except NoPython as error:
-            await ctx.ledger.append(run.id, e.PrepareFailed(reason=str(error)))
-            return
         except HostKeyChanged:
             raise
-        except BoxUnreachable as error:
+        except BoxError as error:
             live.say(str(error))
-            if ctx.now() - run.since > spec.boot.timeout:
-                await ctx.ledger.append(run.id, e.Dud(reason=f"lost while preparing: {error}"))
-                return
+            # once the order to start may have reached the box it is no dud, whatever it answers (I1)
+            if not ctx.ledger.runs[run.id].data_at_risk:
+                verdict = _verdict(error, late=ctx.now() - run.since > spec.boot.timeout)
+                if verdict is not None:
+                    await ctx.ledger.append(run.id, verdict)
+                    return
             await backoff.wait()
-        except BoxFault as error:
-            await ctx.ledger.append(run.id, e.Dud(reason=str(error)))
-            return
+
+
+def _verdict(error: BoxError, *, late: bool) -> e.PrepareFailed | e.Dud | None:
+    """What a failure while preparing means for a machine on which nothing started; None: try again. Pure."""
+    match error:
+        case NoPython():
+            return e.PrepareFailed(reason=str(error))
+        case BoxUnreachable():
+            return e.Dud(reason=f"lost while preparing: {error}") if late else None
+        case _:
+            return e.Dud(reason=str(error))
 
 
 async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
     facts = await ctx.boxes.install(await link.box())
-    problem = unfit(facts, spec)
+    problem = None if run.data_at_risk else unfit(facts, spec)
     if problem is not None:
         await ctx.ledger.append(run.id, e.Dud(reason=problem))
         return
@@ -123,15 +131,13 @@ async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
         files = await asyncio.to_thread(lambda: list(upload_files(Path(run.base), spec.upload.paths)))
         env = dict(spec.job.env) | await asyncio.to_thread(resolve_secrets, spec.job.secrets)
     except (OSError, ValueError) as error:
-        await ctx.ledger.append(run.id, e.PrepareFailed(reason=str(error)))
+        await _cannot(ctx, run, str(error))
         return
     live.say(f"uploading {len(files)} files" if files else None)
     await sentinel.upload(files)
     if spec.train is not None:
         if ctx.trainer is None:
-            await ctx.ledger.append(
-                run.id, e.PrepareFailed(reason="the trainer is not installed beside gpuwatch")
-            )
+            await _cannot(ctx, run, "the trainer is not installed beside gpuwatch")
             return
         trainer = await asyncio.to_thread(lambda root: list(trainer_files(root)), ctx.trainer)
         await sentinel.upload(trainer, root=f"{sentinel.folder}/trainer")
@@ -139,10 +145,19 @@ async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
     if spec.setup is not None and not await _set_up(ctx, run, spec, sentinel, env, live):
         return
     live.say(None)
+    await ctx.ledger.append(run.id, e.StartSent(boot_id=facts.boot_id))
     state = await sentinel.stage("job", command=spec.job.command, env=env)
     if state.phase == "none":
         raise BoxFault("the job did not start")
     await ctx.ledger.append(run.id, e.JobStarted(boot_id=facts.boot_id, pid=state.pid or 0))
+
+
+async def _cannot(ctx: Context, run: Run, reason: str) -> None:
+    """The job cannot be started here. If an earlier order may have started it, it ends like any job."""
+    if ctx.ledger.runs[run.id].data_at_risk:
+        await ctx.ledger.append(run.id, e.JobEnded(exit_code=None, reason=reason))
+    else:
+        await ctx.ledger.append(run.id, e.PrepareFailed(reason=reason))
 
 
 async def _set_up(
@@ -160,14 +175,14 @@ async def _set_up(
         if loop.time() > deadline:
             await sentinel.stop("setup", grace=5)
             reason = f"the setup command took longer than {setup.timeout / 60:.0f} min; its output is in the run's log"
-            await ctx.ledger.append(run.id, e.PrepareFailed(reason=reason))
+            await _cannot(ctx, run, reason)
             return False
         await asyncio.sleep(1)
         state = await sentinel.stage("setup", command=setup.command, env=env)
     if state.phase == "ended" and state.exit_code == 0:
         return True
     reason = f"the setup command exited with {state.exit_code}; its output is in the run's log (gputui logs {run.id})"
-    await ctx.ledger.append(run.id, e.PrepareFailed(reason=reason))
+    await _cannot(ctx, run, reason)
     return False
 
 

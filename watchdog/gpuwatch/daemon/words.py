@@ -43,8 +43,10 @@ def _describe(event: e.AnyEvent) -> str:
             return f"box checked: {event.gpus} GPU{'s' * (event.gpus != 1)}, driver {event.driver or 'unknown'}, Python {event.python}"
         case e.PrepareFailed():
             return f"could not be prepared: {event.reason}"
+        case e.StartSent():
+            return "prepared; the order to start the job goes out"
         case e.JobStarted():
-            return f"prepared; job started (pid {event.pid})"
+            return f"job started (pid {event.pid})"
         case e.FilesVerified():
             what = (
                 f"checkpoint step {event.step}"

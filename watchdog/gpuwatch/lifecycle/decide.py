@@ -108,7 +108,10 @@ def decide(run: Run, spec: RunSpec) -> Step:
         case S.BOOTING:
             return Destroy() if ending else Boot()
         case S.PREPARING:
-            return Destroy() if ending else Prepare()
+            if ending:
+                # the order to start may have reached the box: then the job ends like any other
+                return StopJob() if run.data_at_risk else Destroy()
+            return Prepare()
         case S.RUNNING:
             return StopJob() if ending else WatchJob()
         case S.FINISHED | S.COLLECTING:

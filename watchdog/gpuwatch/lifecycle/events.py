@@ -111,8 +111,14 @@ class PrepareFailed(Event, frozen=True, kw_only=True, tag="prepare-failed"):
     reason: str
 
 
+class StartSent(Event, frozen=True, kw_only=True, tag="start-sent"):
+    """The order to start the job is about to go to the box. From here on there may be something to lose."""
+
+    boot_id: str
+
+
 class JobStarted(Event, frozen=True, kw_only=True, tag="job-started"):
-    """The job runs on the box. From here on there is something to lose."""
+    """The job runs on the box."""
 
     boot_id: str
     pid: int
@@ -223,7 +229,7 @@ class GaveUp(Event, frozen=True, kw_only=True, tag="gave-up"):
 
 AnyEvent: TypeAlias = (
     Requested | OfferChosen | NoOffer | CreateSent | CreateRefused | CreateUnknown | Rented | Booted | Dud
-    | BoxChecked | PrepareFailed | JobStarted | FilesVerified | JobEnded | CollectStarted | CollectBlocked
+    | BoxChecked | PrepareFailed | StartSent | JobStarted | FilesVerified | JobEnded | CollectStarted | CollectBlocked
     | CollectFailed | ReceiptWritten | EndRequested | EndCancelled | Waived | DestroySent | DestroyAccepted
     | DestroyFailed | DudGone | Gone | Lost | GaveUp
 )  # fmt: skip

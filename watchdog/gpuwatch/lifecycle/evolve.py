@@ -46,9 +46,10 @@ ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
     e.Dud: _to(S.DESTROYING, S.BOOTING, S.PREPARING),
     e.BoxChecked: _stay(S.PREPARING),
     e.PrepareFailed: _to(S.DESTROYING, S.PREPARING),
+    e.StartSent: _stay(S.PREPARING),
     e.JobStarted: _to(S.RUNNING, S.PREPARING),
     e.FilesVerified: _stay(*_WITH_BOX),
-    e.JobEnded: _to(S.FINISHED, S.RUNNING),
+    e.JobEnded: _to(S.FINISHED, S.RUNNING, S.PREPARING),
     # also while destroying: a destroy that is refused for an hour outlives its receipt
     e.CollectStarted: _to(S.COLLECTING, S.FINISHED, S.COLLECTING, S.VERIFIED, S.DESTROYING, S.FAILED),
     e.CollectBlocked: _to(S.FAILED, S.COLLECTING),
@@ -56,7 +57,7 @@ ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
     e.ReceiptWritten: _to(S.VERIFIED, S.COLLECTING),
     e.EndRequested: _stay(*_ALL),
     e.EndCancelled: _stay(*(s for s in _ALL if s is not S.DESTROYING)),
-    e.Waived: _stay(*_WITH_BOX),
+    e.Waived: _stay(S.PREPARING, *_WITH_BOX),
     e.DestroySent: _to(S.DESTROYING, S.BOOTING, S.PREPARING, *_WITH_BOX, S.DESTROYING),
     e.DestroyAccepted: _stay(S.DESTROYING),
     e.DestroyFailed: _stay(S.DESTROYING),
@@ -174,6 +175,7 @@ def _booted(run: Run, event: e.Booted, _at: float) -> Changes:
 
 def _dud(run: Run, event: e.Dud, _at: float) -> Changes:
     machine = _machine(run)
+    _nothing_started(run)
     avoid = [f"{machine.provider}:offer:{machine.offer_id}"]
     if machine.machine_id is not None:
         avoid.append(f"{machine.provider}:machine:{machine.machine_id}")
@@ -184,7 +186,14 @@ def _box_checked(run: Run, event: e.BoxChecked, _at: float) -> Changes:
     return _with(run, boot_id=event.boot_id, workspace=event.workspace)
 
 
+def _nothing_started(run: Run) -> None:
+    """A machine on which a job may have started has something to lose and ends through custody only (I1)."""
+    if run.data_at_risk:
+        raise Impossible(f"the job of run {run.id} may have started on this machine")
+
+
 def _prepare_failed(run: Run, event: e.PrepareFailed, at: float) -> Changes:
+    _nothing_started(run)
     return {
         "trouble": event.reason,
         "end_requested_by": "gpuwatch",
@@ -193,8 +202,14 @@ def _prepare_failed(run: Run, event: e.PrepareFailed, at: float) -> Changes:
     }
 
 
+def _start_sent(run: Run, event: e.StartSent, at: float) -> Changes:
+    machine = _machine(run)
+    return _with(run, job_started_at=machine.job_started_at or at, boot_id=event.boot_id)
+
+
 def _job_started(run: Run, event: e.JobStarted, at: float) -> Changes:
-    changes = _with(run, job_started_at=at, job_pid=event.pid, boot_id=event.boot_id)
+    started = _machine(run).job_started_at or at
+    changes = _with(run, job_started_at=started, job_pid=event.pid, boot_id=event.boot_id)
     return changes | {"started_at": run.started_at or at, "trouble": None}
 
 
@@ -209,7 +224,9 @@ def _files_verified(run: Run, event: e.FilesVerified, at: float) -> Changes:
     return changes
 
 
-def _job_ended(_run: Run, event: e.JobEnded, at: float) -> Changes:
+def _job_ended(run: Run, event: e.JobEnded, at: float) -> Changes:
+    if not run.data_at_risk:
+        raise Impossible(f"no job of run {run.id} was ever started on this machine")
     return {"job_ended_at": at, "exit_code": event.exit_code, "trouble": event.reason or None}
 
 
@@ -306,6 +323,7 @@ _CHANGE: dict[type[e.Event], Callable[[Run, Any, float], Changes]] = {
     e.Dud: _dud,
     e.BoxChecked: _box_checked,
     e.PrepareFailed: _prepare_failed,
+    e.StartSent: _start_sent,
     e.JobStarted: _job_started,
     e.FilesVerified: _files_verified,
     e.JobEnded: _job_ended,

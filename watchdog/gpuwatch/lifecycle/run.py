@@ -65,6 +65,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str | None = None
     workspace: str | None = None
     job_started_at: float | None = None
+    """When the order to start the job was written down: from then on there may be something to lose."""
     job_pid: int | None = None
     destroy: Phase = Phase.NONE
     destroy_sent_at: float | None = None
