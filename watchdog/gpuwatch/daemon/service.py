@@ -306,7 +306,7 @@ class Service:
             )
         if not order.reason.strip():
             raise CallFailed(wire.Code.REFUSED, "giving up files needs a reason; it stays in the ledger")
-        if run.state not in (State.RUNNING, State.FINISHED, State.COLLECTING, State.VERIFIED, State.FAILED):
+        if not run.data_at_risk or run.state is State.DESTROYING:
             raise CallFailed(
                 wire.Code.CONFLICT, f"{run.id} is {run.state.value}: there is nothing to give up"
             )
