@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ max_price = 0.80             # USD per hour, all-in
 [train]                      # a gputrain job; your own script goes into [job] command = "…"
 profile = "nano"
 steps = {steps}
-set = {{ "checkpoint.every_steps" = {every}, "checkpoint.min_free_bytes" = 0 }}
+set = {{ "checkpoint.every_steps" = {every}, "checkpoint.min_free_bytes" = 0, "system.threads" = 1 }}
 
 [budget]
 max_cost = 1.00
@@ -78,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--keep", metavar="DIR", help="use this folder and keep it (default: a temporary one)"
     )
     parser.add_argument("--steps", type=int, default=200, help="training steps of the demo run (default 200)")
+    parser.add_argument(
+        "--no-kill", action="store_true", help="headless: do not kill the trainer in the middle"
+    )
     parser.add_argument("--timeout", type=float, default=420, help="seconds until a headless demo gives up")
     options = parser.parse_args(argv)
     headless = options.headless or not (sys.stdin.isatty() and sys.stdout.isatty())
@@ -90,7 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     SPEC.format(steps=options.steps, every=max(1, options.steps // 8)), encoding="utf-8"
                 )
                 if headless:
-                    Timeline(world, time.monotonic() + options.timeout).play(spec)
+                    timeline = Timeline(
+                        world, time.monotonic() + options.timeout, kill_trainer=not options.no_kill
+                    )
+                    timeline.play(spec)
                 else:
                     return world.app(spec)
         except (DemoFailed, CallFailed) as error:
@@ -222,7 +229,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class Timeline:
     """The headless demo: launches, prints what happens as it happens, proves the end."""
 
-    def __init__(self, world: World, deadline: float) -> None:
+    def __init__(self, world: World, deadline: float, *, kill_trainer: bool) -> None:
+        self._kill_trainer = kill_trainer
+        self._pid = 0
         self._world = world
         self._deadline = deadline
         self._started = time.monotonic()
@@ -242,7 +251,7 @@ class Timeline:
         self._follow(run)
         with self._world.client() as client:
             row = client.call("run", wire.RunRef(run=run), wire.RunDetail).run
-        self._prove(row)
+        self._prove(row, spec)
 
     def _listen(self, topic: str, run: str) -> None:
         try:
@@ -267,6 +276,10 @@ class Timeline:
                 self._progress(news.sample)
             if news.event is not None:
                 self._line(news.event.text)
+                if news.event.kind == "job-started":
+                    self._pid = int(news.event.data["pid"])
+                if news.event.kind == "files-verified" and self._kill_trainer:
+                    self._murder()
                 if news.event.kind in _STATES_OVER or news.event.kind in ("collect-blocked", "no-offer"):
                     return
 
@@ -278,7 +291,38 @@ class Timeline:
         gpu = next((f", GPU {g.utilisation:.0f} %" for g in sample.gpus if g.utilisation is not None), "")
         self._line(f"training: step {sample.step}, loss {sample.loss:.3f}{gpu}")
 
-    def _prove(self, row: wire.RunRow) -> None:
+    def _murder(self) -> None:
+        """kill -9 the trainer on its box, once, after the first checkpoint is home: it must resume exactly."""
+        import psutil
+
+        self._kill_trainer = False
+        for process in psutil.Process(self._pid).children():
+            self._line(
+                f"demo: kill -9 of the trainer on the box (pid {process.pid}); it has to resume by itself"
+            )
+            process.kill()
+
+    def _compare(self, vault: Path, spec: Path) -> None:
+        """Train again here, undisturbed, and compare the final state by its hash. Raises DemoFailed."""
+        done = json.loads((vault / "out" / "DONE.json").read_bytes())
+        command = tomllib.loads(spec.read_text(encoding="utf-8"))["train"]
+        out = self._world.home / "undisturbed"
+        argv = [sys.executable, "-m", "gputrain", "train", "--profile", command["profile"], "--out", str(out)]
+        argv += ["--steps", str(command["steps"])]
+        for key, value in command["set"].items():
+            argv += ["--set", f"{key}={value}"]
+        subprocess.run(
+            argv, check=True, stdout=subprocess.DEVNULL, timeout=max(1.0, self._deadline - time.monotonic())
+        )
+        other = json.loads((out / "DONE.json").read_bytes())
+        if other["state_sha256"] != done["state_sha256"]:
+            raise DemoFailed("the resumed run and an undisturbed one end in different states")
+        digest = next(iter(done["state_sha256"].values()))
+        self._line(
+            f"proved: killed and resumed, it ends in the very state of an undisturbed run ({digest[:12]}…)"
+        )
+
+    def _prove(self, row: wire.RunRow, spec: Path) -> None:
         if row.state != "gone" or row.exit_code != 0:
             raise DemoFailed(f"the run ended as {row.state} with exit code {row.exit_code}: {row.reason}")
         vault = self._world.paths.vault / row.id
@@ -290,6 +334,7 @@ class Timeline:
         if len(losses) < 2 or not losses[-1] < losses[0]:
             raise DemoFailed(f"the loss did not fall: {losses[:1]} to {losses[-1:]}")
         self._line(f"proved: the loss fell from {losses[0]:.3f} to {losses[-1]:.3f}")
+        self._compare(vault, spec)
         alive = [i["id"] for i in self._world.simulated()["instances"] if not _is_destroyed(i)]
         boxes = [p.name for p in (self._world.home / "cloud" / "boxes").glob("*")]
         if alive or boxes:

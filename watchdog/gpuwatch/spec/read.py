@@ -168,6 +168,21 @@ def read_spec(text: str, *, file: str, base: Path | None = None) -> model.RunSpe
 
 TRAIN_OUT = "out"
 
+# The trainer resumes exactly, so a process that was killed is simply started again, a few times. Its own
+# verdicts (done, bad data, diverged, bad settings) are final. SIGTERM goes to the whole group: the shell
+# waits for the trainer's last checkpoint. The shipped copy comes before any gputrain of the image.
+_AGAIN = """\
+export PYTHONPATH="$GPUWATCH_TRAINER${PYTHONPATH:+:$PYTHONPATH}"
+stop=; trap 'stop=1' TERM INT
+for again in 1 2 3 4 5; do
+  @TRAIN@ & trainer=$!
+  while wait $trainer; code=$?; kill -0 $trainer 2>/dev/null; do :; done
+  case "$stop:$code" in 1:*|:0|:65|:70|:78) exit $code;; esac
+  echo "gpuwatch: the trainer ended with $code; resuming from its newest checkpoint ($again)"
+  sleep 1
+done
+exit $code"""
+
 
 def expand_train(
     train: model.Train, checkpoints: model.Checkpoints | None, artifacts: tuple[model.Artifact, ...]
@@ -182,8 +197,7 @@ def expand_train(
         words += ["--steps", str(train.steps)]
     for option in train.options:
         words += ["--set", option]
-    # the supervised copy of the trainer comes first; a gputrain in the image does not matter
-    command = 'PYTHONPATH="$GPUWATCH_TRAINER${PYTHONPATH:+:$PYTHONPATH}" exec ' + shlex.join(words)
+    command = _AGAIN.replace("@TRAIN@", shlex.join(words))
     promised = tuple(
         model.Artifact(path=f"{TRAIN_OUT}/{name}", required=required)
         for name, required in (
