@@ -59,8 +59,17 @@ def test_killed_after_a_random_number_of_events_it_ends_the_same(here: World, se
     run = here.script(JOB, rest=PROMISE)
     for _ in range(3):
         after = len(here.events(run)) + draw.randint(0, 4)
-        here.wait_event(run, *PHASES, "gone", after=after) if draw.random() < 0.8 else here.wait_row(
-            run, lambda row: row.transfer is not None or row.state in ("gone", "destroying", "verified")
+        moving = draw.random() < 0.2
+        here.wait_row(
+            run,
+            lambda row, after=after, moving=moving: (
+                row.state == "gone"
+                or (
+                    row.transfer is not None or row.state in ("destroying", "verified")
+                    if moving
+                    else len(here.events(run)) > after
+                )
+            ),
         )
         if here.row(run).state == "gone":
             break

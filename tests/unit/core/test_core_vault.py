@@ -410,3 +410,15 @@ def test_a_receipt_that_cannot_be_written_leaves_no_name(
         write_receipt(vault, {"a": b"1"})
     assert not list(vault.run("r1").glob(".receipts/*.json"))
     assert not list(vault.run("r1").glob(".receipts/*.sha256"))
+
+
+def test_one_part_has_one_writer(tmp_path: Path) -> None:
+    part = tmp_path / "x.part"
+    first = Sink(part, 0)
+    first.write(b"proved")
+    with pytest.raises(BlockingIOError):
+        Sink(part, 0)
+    first.finish()
+    first.publish(tmp_path / "x", 1)
+    first.close()
+    assert (tmp_path / "x").read_bytes() == b"proved"

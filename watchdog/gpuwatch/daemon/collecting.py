@@ -48,8 +48,24 @@ async def bring(
 ) -> tuple[list[Copy], list[str]]:
     """Download and prove `files`; returns the copies, and why others did not come. Raises BoxError, VaultUnusable.
 
-    What was proved before a failure is in the ledger already and is not fetched again.
+    What was proved before a failure is in the ledger already and is not fetched again. One
+    download of a run at a time: whoever waits finds what the other has brought meanwhile.
     """
+    async with live.bringing:
+        known = ctx.ledger.copies(run_id)
+        missing = [f for f in files if not is_safe(f, known.get(f.path))]
+        return await _bring(ctx, run_id, sentinel, missing, boot_id, live, step) if missing else ([], [])
+
+
+async def _bring(
+    ctx: Context,
+    run_id: str,
+    sentinel: Agent,
+    files: Sequence[BoxFile],
+    boot_id: str,
+    live: Live,
+    step: int | None,
+) -> tuple[list[Copy], list[str]]:
     await asyncio.to_thread(ctx.vault.check)
     wanted, refused = [], []
     for file in files:

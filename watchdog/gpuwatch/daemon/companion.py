@@ -147,8 +147,9 @@ async def _bring_group(
             f for f in live.files if f.path == f"{folder}/{POINTER}" and not is_safe(f, copies.get(f.path))
         ]
     await _answer(sentinel, group, folder, "uploading")
-    brought, refused = await bring(ctx, run_id, sentinel, missing, boot_id, live, step=group.step)
-    if len(brought) == len(missing):
+    _, refused = await bring(ctx, run_id, sentinel, missing, boot_id, live, step=group.step)
+    now_safe = ctx.ledger.copies(run_id)
+    if all(is_safe(f, now_safe.get(f.path)) for f in group.files):
         await _answer(sentinel, group, folder, "verified")
     elif refused:
         log.warning("checkpoint not mirrored", run=run_id, checkpoint=group.name, reasons=refused[:3])

@@ -30,7 +30,8 @@ class Live:
     """What keeps the current step from going on, for people; None while it goes on."""
     log_size: int = 0
     log_complete: bool = False
-    setup: str | None = None
+    bringing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the one download of this run: two of the same file would write into one part."""
     reported: asyncio.Event = field(default_factory=asyncio.Event)
     logged: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)

@@ -9,6 +9,7 @@ worker thread.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -67,7 +68,13 @@ class Sink:
     def __init__(self, part: Path, offset: int) -> None:
         part.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        os.ftruncate(self._descriptor, offset)
+        try:
+            # two writers of one part would publish what neither of them has proved
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._descriptor, offset)
+        except OSError:
+            os.close(self._descriptor)
+            raise
         self._part = part
         self.size = offset
         self._digest = hashlib.sha256()
