@@ -188,7 +188,7 @@ def test_what_is_not_proved_gets_no_final_name(tmp_path: Path) -> None:
     assert not (tmp_path / "final").exists()
 
 
-CALLS = ["pwritev", "fdatasync", "pread", "replace", "fsync", "utime"]
+CALLS = ["pwritev", "fdatasync", "preadv", "replace", "fsync", "utime"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])

@@ -9,9 +9,11 @@ worker thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import threading
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from gpuwatch.vault.layout import fsync_folder, make_folder
 WINDOW = 64 << 20
 _READ = 1 << 20
 _IOV = 512
+_PAGE = 4096
+_DIRECT = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class Sink:
         self.size = offset
         self._digest = hashlib.sha256()
         self._read = 0
+        self._disk = _Disk(part, self._descriptor)
         self._checker: threading.Thread | None = None
         self._failed: OSError | None = None
         self._proved = False
@@ -100,7 +105,7 @@ class Sink:
                 waiting[0] = waiting[0][written:]
         if self.size - self._read >= WINDOW and (self._checker is None or not self._checker.is_alive()):
             self._join()
-            self._checker = threading.Thread(target=self._check_to, args=(self.size,), daemon=True)
+            self._checker = threading.Thread(target=self._check_to, args=(self.size & -_PAGE,), daemon=True)
             self._checker.start()
 
     def finish(self) -> str:
@@ -127,6 +132,7 @@ class Sink:
     def close(self) -> None:
         """Release the file."""
         self._join(quiet=True)
+        self._disk.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -139,16 +145,63 @@ class Sink:
             raise self._failed
 
     def _check_to(self, end: int) -> None:
-        """Sync, drop from the cache, read back and hash everything up to `end`."""
+        """Sync, then hash what the disk holds up to `end`."""
         try:
             os.fdatasync(self._descriptor)
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(self._descriptor, self._read, end - self._read, os.POSIX_FADV_DONTNEED)
-            while self._read < end:
-                chunk = os.pread(self._descriptor, min(_READ, end - self._read), self._read)
-                if not chunk:
-                    raise OSError(5, "the file is shorter on disk than what was written", str(self._part))
-                self._digest.update(chunk)
-                self._read += len(chunk)
+            self._disk.hash(self._digest, self._read, end)
+            self._read = max(self._read, end)
         except OSError as error:
             self._failed = error
+
+
+class _Disk:
+    """What the disk holds, and not what the page cache remembers: read past it where the file system can do that.
+
+    Else (tmpfs, other systems) the cache is told to forget first, where it listens.
+    """
+
+    def __init__(self, part: Path, descriptor: int) -> None:
+        self._part = part
+        self._descriptor = descriptor
+        self._direct: int | None = None
+        self._may_direct = hasattr(os, "O_DIRECT")
+
+    def hash(self, digest: hashlib._Hash, start: int, end: int) -> None:
+        """Update `digest` with the bytes from `start` to `end`, which are synced. Raises OSError."""
+        if self._may_direct and end - start >= _READ and start % _PAGE == 0:
+            start = self._past_the_cache(digest, start, end & -_PAGE)
+        if hasattr(os, "posix_fadvise") and start < end:
+            os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+        with memoryview(bytearray(min(_READ, max(1, end - start)))) as buffer:
+            self._hash(self._descriptor, digest, start, end, buffer)
+
+    def _past_the_cache(self, digest: hashlib._Hash, start: int, end: int) -> int:
+        """As far as it goes with O_DIRECT (whole pages, an aligned buffer); returns where the rest begins."""
+        with mmap.mmap(-1, _DIRECT) as aligned, memoryview(aligned) as buffer:
+            try:
+                if self._direct is None:
+                    self._direct = os.open(
+                        self._part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECT
+                    )
+                    os.preadv(self._direct, [buffer[:_PAGE]], start)  # some file systems refuse only now
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._may_direct = False
+                return start
+            self._hash(self._direct, digest, start, end, buffer)
+        return end
+
+    def _hash(self, descriptor: int, digest: hashlib._Hash, start: int, end: int, buffer: memoryview) -> None:
+        while start < end:
+            here = os.preadv(descriptor, [buffer[: min(len(buffer), end - start)]], start)
+            if not here:
+                raise OSError(errno.EIO, "the file is shorter on disk than what was written", str(self._part))
+            digest.update(buffer[:here])
+            start += here
+
+    def close(self) -> None:
+        """Release the second descriptor."""
+        if self._direct is not None:
+            os.close(self._direct)
+            self._direct = None
