@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,37 @@ def test_a_failing_list_never_counts_as_gone(here: World) -> None:
     assert row.state == "gone"
     assert "lost" not in here.kinds(run)
     here.assert_receipt_holds(run)
+
+
+def test_a_machine_with_our_label_that_nobody_drives_is_an_alarm_and_is_not_touched(here: World) -> None:
+    run = here.script("true", top=NOTHING)
+    here.wait_end(run)
+    vast = here.environment | {"VAST_URL": here.url}
+    vastai = [str(Path(sys.executable).with_name("vastai"))]
+    offers = subprocess.run(
+        [*vastai, "search", "offers", "--raw"], env=vast, capture_output=True, text=True, check=True
+    )
+    offer = str(json.loads(offers.stdout)[0]["id"])
+    create = [
+        *vastai,
+        "create",
+        "instance",
+        offer,
+        "--image",
+        "x",
+        "--disk",
+        "10",
+        "--label",
+        "gputui-lost-xxxx-1-00",
+        "--raw",
+    ]
+    subprocess.run(create, env=vast, capture_output=True, check=True)
+    here.kill_daemon()
+    here.start_daemon()
+    with here.client() as client:
+        for _ in client.notices(wire.Subscribe(topic="runs")):
+            status = client.call("status", wire.Empty(), wire.DaemonStatus)
+            if status.accounts[0].age is not None:
+                break
+    assert any("gputui-lost-xxxx-1-00" in alarm for alarm in status.alarms), status.alarms
+    assert len(here.living()) == 1, "looked at, never touched"

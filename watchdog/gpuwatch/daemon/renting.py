@@ -13,13 +13,12 @@ from gpuproviders.money import MicroUsd, format_usd
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.orphans import LABEL_PREFIX
 from gpuwatch.lifecycle.run import Machine, Run
 from gpuwatch.spec import RunSpec
 from gpuwatch.spec.units import parse_duration
 
 log = structlog.get_logger()
-
-LABEL_PREFIX = "gputui-"
 
 
 def query_of(spec: RunSpec) -> OfferQuery:

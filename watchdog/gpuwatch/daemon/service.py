@@ -25,6 +25,7 @@ from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import alias
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.orphans import orphans
 from gpuwatch.lifecycle.run import EVERYTHING, FINAL, Phase, Run, State
 from gpuwatch.paths import Paths
 from gpuwatch.spec import RunSpec, SpecError, read_spec
@@ -87,6 +88,10 @@ class Service:
             counts[run.state.value] = counts.get(run.state.value, 0) + 1
             if words.attention(run, None) == "alarm" and run.exists:
                 alarms.append(f"{run.id}: {clean(run.trouble or run.state.value)}")
+        for fleet in self._ctx.fleets.values():
+            if fleet.listing is not None:
+                runs = self._ctx.ledger.runs.values()
+                alarms += [clean(str(o), 400) for o in orphans(fleet.listing.instances, runs)]
         alarms += scrubbing.alarms(self._ctx.ledger)
         return wire.DaemonStatus(
             version=__version__, pid=os.getpid(), uptime=asyncio.get_running_loop().time() - self._started,
