@@ -204,6 +204,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1, help="how many")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
     options = parser.parse_args()
+    sys.unraisablehook = lambda _: None  # frozen coroutines of crashed processes
     started, failures = time.monotonic(), 0
     outcomes: Counter[str] = Counter()
     for seed in range(options.seed, options.seed + options.count):
