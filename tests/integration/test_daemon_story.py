@@ -145,3 +145,17 @@ def test_a_run_that_promises_nothing_by_name_ends_at_once(here: World) -> None:
     run = here.script("echo hello", top='artifacts = "none"')
     assert here.wait_end(run).state == "gone"
     assert here.file(run, "job.log").read_text() == "hello\n"
+
+
+def test_a_copy_that_was_removed_from_the_vault_is_none_and_comes_home_again(here: World) -> None:
+    run = here.script(
+        "mkdir ckpt; echo one > ckpt/step-1.bin; while [ ! -e ../go ]; do sleep 0.1; done",
+        rest='[checkpoints]\npath = "ckpt"',
+    )
+    here.wait_event(run, "files-verified")
+    box = here.box(here.living()[0])
+    here.file(run, "ckpt/step-1.bin").unlink()
+    (box / "workspace" / "go").touch()
+    assert here.wait_end(run).state == "gone"
+    assert here.file(run, "ckpt/step-1.bin").read_text() == "one\n"
+    here.assert_receipt_holds(run)

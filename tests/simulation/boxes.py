@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
@@ -162,6 +163,7 @@ class SimulatedAgent:
             want.target.parent.mkdir(parents=True, exist_ok=True)
             temporary = want.target.with_name(want.target.name + ".sim")
             temporary.write_bytes(content)
+            os.truncate(temporary, identity[0])
             temporary.replace(want.target)
             self._connection.cloud.hook("fetch:published")
             progress.moved += identity[0]

@@ -78,7 +78,8 @@ class Box:
         """Create or replace a file; someone keeps it open for `busy` seconds."""
         self.inodes += 1
         token = f"{path}:{self.inodes}:{size}".encode()
-        self.files[path] = File(token, size, int(at * 1e9), self.inodes, at + busy)
+        # big files are their token and a hole: as long as they say, and cheap
+        self.files[path] = File(token, max(size, len(token)), int(at * 1e9), self.inodes, at + busy)
 
     def run_to(self, now: float) -> None:
         """Let the job do what it does up to `now`."""
@@ -329,4 +330,7 @@ def digest(content: bytes) -> str:
 def at_home(vault: Path, run: str, path: str, content: bytes) -> bool:
     """Whether the vault holds exactly this content under this name."""
     target = vault / run / path
-    return target.is_file() and target.read_bytes() == content
+    if not target.is_file():
+        return False
+    with target.open("rb") as file:
+        return file.read(len(content)) == content

@@ -199,3 +199,15 @@ def test_a_machine_with_our_label_that_no_run_drives_is_an_alarm_and_strangers_a
     (back,) = orphans([listed("gputui-r1-abcd-1-aa")], [gone])
     assert "counts as gone" in back.why
     assert "9" in str(back)
+
+
+def test_a_second_machine_under_one_label_is_an_alarm() -> None:
+    (second,) = orphans(
+        [listed("gputui-r1-abcd-1-aa", "7"), listed("gputui-r1-abcd-1-aa", "8")],
+        [
+            msgspec.structs.replace(
+                running(), machine=msgspec.structs.replace(running().machine, label="gputui-r1-abcd-1-aa")
+            )
+        ],
+    )
+    assert (second.instance_id, "second machine" in second.why) == ("8", True)

@@ -116,7 +116,11 @@ class VastProvider:
     async def create(self, order: Order) -> Created:
         """Rent the offer, once. The SSH key is registered first, because it is installed at creation."""
         if order.ssh_public_key is not None:
-            await self._ensure_key(order.ssh_public_key)
+            try:
+                await self._ensure_key(order.ssh_public_key)
+            except Unavailable as error:
+                # no machine was asked for yet, so nothing can exist
+                raise Refused(f"nothing was rented: {error}", provider=NAME, code="ssh-key") from error
         body: dict[str, Any] = {
             "client_id": "me",
             "image": order.image,

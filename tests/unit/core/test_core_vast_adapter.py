@@ -313,7 +313,7 @@ async def test_when_the_key_cannot_be_registered_nothing_was_rented(
     vast: VastProvider, script: Script
 ) -> None:
     script.answers = [Reply(200, []), Reply(502, text="")]
-    with pytest.raises(Unavailable):
+    with pytest.raises(Refused):
         await vast.create(Order(label="l", offer=offer(), image="i", disk=10**10, ssh_public_key=SSH))
     assert all(not s.path.startswith("/asks/") for s in script.sent)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from gpuwatch.box.fetch import Fetched, Progress, Wanted
 from gpuwatch.box.ports import Agent
 from gpuwatch.clean import show_path
 from gpuwatch.custody.facts import BoxFile, Copy, Inventory
-from gpuwatch.custody.rules import Assessment, Hold, assess, is_safe, promised_globs, spoken
+from gpuwatch.custody.rules import Assessment, assess, is_safe, promised_globs, spoken
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
@@ -52,9 +52,19 @@ async def bring(
     download of a run at a time: whoever waits finds what the other has brought meanwhile.
     """
     async with live.bringing:
-        known = ctx.ledger.copies(run_id)
+        known = await present(ctx, run_id)
         missing = [f for f in files if not is_safe(f, known.get(f.path))]
         return await _bring(ctx, run_id, sentinel, missing, boot_id, live, step) if missing else ([], [])
+
+
+async def present(ctx: Context, run_id: str) -> dict[str, Copy]:
+    """The proved copies that stand in the vault now; one that was removed since is none. Raises VaultUnusable."""
+
+    def look() -> dict[str, Copy]:
+        ctx.vault.check()
+        return {p: c for p, c in ctx.ledger.copies(run_id).items() if ctx.vault.holds(run_id, p, c.size)}
+
+    return await asyncio.to_thread(look)
 
 
 async def _bring(
@@ -68,13 +78,18 @@ async def _bring(
 ) -> tuple[list[Copy], list[str]]:
     await asyncio.to_thread(ctx.vault.check)
     wanted, refused = [], []
+    folds = await asyncio.to_thread(ctx.vault.folds_case)
+    taken = {p.casefold(): p for p in ctx.ledger.copies(run_id)} if folds else {}
     for file in files:
+        if folds and taken.setdefault(file.path.casefold(), file.path) != file.path:
+            refused.append(
+                f"{spoken(file.path)} differs from another file only in case, which this disk cannot keep"
+            )
+            continue
         try:
             wanted.append(Wanted(file.path, file.identity, ctx.vault.destination(run_id, file.path)))
         except HostilePath as error:
             refused.append(str(error))
-    collisions = _case_collisions(wanted)
-    refused += [f"{p!r} differs from another file only in case" for p in collisions]
     progress = Progress(files_total=len(wanted), bytes_total=sum(w.identity[0] for w in wanted))
     live.transfer = progress
     copies: list[Copy] = []
@@ -109,20 +124,6 @@ def _copy(done: Fetched, boot_id: str, at: float, step: int | None) -> Copy:
     return Copy(done.wanted.path, done.identity[0], done.sha256, done.identity, boot_id, at, step)
 
 
-def _case_collisions(wanted: Iterable[Wanted]) -> list[str]:
-    """Names that a case-insensitive disk would fold together. The vault keeps both only where it can."""
-    if os.path.normcase("A") != os.path.normcase("a"):
-        return []
-    seen: set[str] = set()
-    doubles = []
-    for want in wanted:
-        folded = want.path.casefold()
-        if folded in seen:
-            doubles.append(want.path)
-        seen.add(folded)
-    return doubles
-
-
 async def collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
     """Until everything promised is proved (ReceiptWritten), or cannot be (CollectBlocked)."""
     await ctx.ledger.append(run.id, e.CollectStarted())
@@ -150,7 +151,7 @@ async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
         sentinel = await link.sentinel()
         inventory = await sentinel.inventory(globs, instance)
         live.files = inventory.files
-        verdict = judge(ctx, run, spec, inventory)
+        verdict = await judge(ctx, run, spec, inventory)
         busy = next((f.path for f in inventory.files if f.writer and spoken(f.path) not in run.waivers), None)
         if busy is not None and patient:
             raise BoxFault(f"some process still writes {show_path(busy)}; waiting for its end")
@@ -182,9 +183,10 @@ async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
     )  # fmt: skip
 
 
-def judge(ctx: Context, run: Run, spec: RunSpec, inventory: Inventory) -> Assessment:
-    """Custody's verdict on one inventory, with what the ledger knows."""
-    return assess(spec, inventory, ctx.ledger.copies(run.id), run.waivers, job_succeeded=run.exit_code == 0)
+async def judge(ctx: Context, run: Run, spec: RunSpec, inventory: Inventory) -> Assessment:
+    """Custody's verdict on one inventory, with the copies that stand in the vault now. Raises VaultUnusable."""
+    copies = await present(ctx, run.id)
+    return assess(spec, inventory, copies, run.waivers, job_succeeded=run.exit_code == 0)
 
 
 async def _collect_log(
@@ -195,7 +197,7 @@ async def _collect_log(
     on_box = next((f for f in listing.files if f.path == "log"), None)
     if on_box is None:
         return []
-    known = ctx.ledger.copies(run.id).get(LOG)
+    known = (await present(ctx, run.id)).get(LOG)
     if is_safe(on_box, known) and known is not None:
         return [known]
     target, partial = ctx.vault.log(run.id), ctx.vault.partial(run.id)
@@ -221,11 +223,6 @@ def _seed(captured: Path, part: PartName, on_box: BoxFile, boot_id: str) -> None
         return
     part.remember(on_box.identity, boot_id)
     os.link(captured, part.content)
-
-
-def inventory_hold(error: Exception) -> Hold:
-    """The hold for a box that cannot be listed: unknown is not empty."""
-    return Hold("unknown-state", f"the box cannot be listed: {error}")
 
 
 def _instance_id(run: Run) -> str:

@@ -18,6 +18,7 @@ from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.absence import AFTER_DESTROY
 from gpuwatch.lifecycle.run import Phase, Run, State
 from gpuwatch.spec import RunSpec
+from gpuwatch.vault.layout import VaultUnusable
 
 log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
                 return
             await backoff.wait()
             continue
-        except BoxError as error:
+        except (BoxError, VaultUnusable) as error:
             live.say(f"the last look before destroying failed: {error}")
             await backoff.wait()
             continue
@@ -65,7 +66,7 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
 
 
 async def _permit(ctx: Context, run: Run, spec: RunSpec, link: Link) -> DestroyPermit:
-    """A permit, on the ground that fits the run. Raises Refusal, BoxError."""
+    """A permit, on the ground that fits the run. Raises Refusal, BoxError, VaultUnusable."""
     if not run.data_at_risk:
         return grant_empty(run)
     if run.given_up:
@@ -73,7 +74,7 @@ async def _permit(ctx: Context, run: Run, spec: RunSpec, link: Link) -> DestroyP
     sentinel = await link.sentinel()
     instance_id = run.machine.instance_id if run.machine is not None else None
     inventory = await sentinel.inventory(promised_globs(spec), instance_id or "")
-    return grant(run, run.receipt, judge(ctx, run, spec, inventory), inventory, now=ctx.now())
+    return grant(run, run.receipt, await judge(ctx, run, spec, inventory), inventory, now=ctx.now())
 
 
 async def confirm_gone(ctx: Context, run: Run, link: Link, live: Live) -> None:

@@ -50,7 +50,17 @@ class Fleet:
                 )
             else:
                 delay = self._interval
-                self.account, self.listing, self.listed_at, self.problem = account, listing, loop.time(), None
+                if self._stranger(account):
+                    # another account lists other machines: that ours are not among them says nothing (I3)
+                    self.problem = f"the key belongs to another account than the one these machines are of ({account.user_id})"
+                    log.warning("another account", provider=self.provider.name)
+                else:
+                    self.account, self.listing, self.listed_at, self.problem = (
+                        account,
+                        listing,
+                        loop.time(),
+                        None,
+                    )
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
             self._hurry.clear()
@@ -59,6 +69,9 @@ class Fleet:
                     await self._hurry.wait()
             except TimeoutError:
                 continue
+
+    def _stranger(self, account: Account) -> bool:
+        return self._wanted > 0 and self.account is not None and self.account.user_id != account.user_id
 
     def need(self) -> None:
         """Some run has a machine here (or may have): keep listing."""

@@ -124,8 +124,8 @@ async def create_machine(ctx: Context, run: Run, spec: RunSpec) -> None:
         else:
             await ctx.ledger.append(run.id, e.CreateUnknown(label=machine.label, reason=str(error)))
     except ProviderError as error:
-        # raised before the create went out (e.g. the SSH key could not be registered)
-        await ctx.ledger.append(run.id, e.CreateRefused(label=machine.label, reason=str(error)))
+        # whatever is no plain refusal may have made a machine: unknown is not "no" (I3)
+        await ctx.ledger.append(run.id, e.CreateUnknown(label=machine.label, reason=str(error)))
     else:
         await ctx.ledger.append(run.id, e.Rented(label=machine.label, instance_id=created.instance_id))
 

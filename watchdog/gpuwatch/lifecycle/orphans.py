@@ -30,7 +30,7 @@ class Orphan:
 
 def orphans(listed: Iterable[Instance], runs: Iterable[Run]) -> tuple[Orphan, ...]:
     """Orphans in one complete listing. A machine whose destroy is under way is none."""
-    driven: set[str] = set()
+    driven: dict[str, str | None] = {}
     over: dict[str, str] = {}
     for run in runs:
         for machine in run.past:
@@ -38,13 +38,19 @@ def orphans(listed: Iterable[Instance], runs: Iterable[Run]) -> tuple[Orphan, ..
         machine_now = run.machine
         if machine_now is not None:
             if machine_now.gone_at is None:
-                driven.add(machine_now.label)
+                driven[machine_now.label] = machine_now.instance_id
             else:
                 over[machine_now.label] = run.id
     found = []
     for instance in listed:
         label = instance.label
-        if label is None or not label.startswith(LABEL_PREFIX) or label in driven:
+        if label is None or not label.startswith(LABEL_PREFIX):
+            continue
+        if label in driven:
+            if driven[label] in (None, instance.instance_id):
+                continue
+            why = f"is a second machine beside {driven[label]}"
+            found.append(Orphan(instance.provider, instance.instance_id, label, why))
             continue
         why = (
             f"belongs to {over[label]}, for which it counts as gone"

@@ -69,6 +69,18 @@ class Vault:
         if not (self.root / MARKER).is_file():
             raise VaultUnusable(f"the vault {self.root} has lost its marker {MARKER} (is the disk mounted?)")
 
+    def folds_case(self) -> bool:
+        """Whether this disk takes names that differ only in case for one file."""
+        return (self.root / MARKER.upper()).exists()
+
+    def holds(self, run_id: str, path: str, size: int) -> bool:
+        """Whether a file of this size stands under its final name."""
+        try:
+            target = self.log(run_id) if path == LOG else self.destination(run_id, path)
+            return not target.is_symlink() and target.is_file() and target.stat().st_size == size
+        except (OSError, HostilePath):
+            return False
+
     def run(self, run_id: str) -> Path:
         """The folder of a run."""
         return self.root / run_id
