@@ -1,4 +1,4 @@
-"""The one permit to destroy. `grant` is its only maker, and every way to a destroy passes here (I1)."""
+"""The one permit to destroy. Only the three grants below make it, and every way to a destroy passes here (I1)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SEAL: Final = object()
 
 
 class DestroyPermit(Permit):
-    """Allows to destroy one machine, once, soon. Made by `grant` only."""
+    """Allows to destroy one machine, once, soon. Made by this module's grants only."""
 
     def __init__(self, seal: object, *, instance_id: str, ground: str) -> None:
         if seal is not _SEAL:
