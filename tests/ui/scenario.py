@@ -137,6 +137,8 @@ class World:
     samples: dict[str, list[wire.Sample]] = field(default_factory=dict)
     logs: dict[str, bytearray] = field(default_factory=dict)
     log_complete: set[str] = field(default_factory=set)
+    log_paths: dict[str, str] = field(default_factory=dict)
+    """Runs whose log is a file here; the others' comes over the socket."""
     specs: dict[str, str] = field(default_factory=dict)
     offers: list[wire.OfferRow] = field(default_factory=list)
     offer_problems: list[str] = field(default_factory=list)
@@ -161,6 +163,7 @@ class World:
             ssh=["ssh", "-p", "40022", "root@ssh4.example.net"] if run.instance_id else [],
             events=[event for event in self.events if event.run == run.id][-200:],
             samples=self.samples.get(run.id, []),
+            log_path=self.log_paths.get(run.id),
         )
 
     def report(self, run: wire.RunRow) -> wire.CustodyReport:

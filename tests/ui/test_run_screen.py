@@ -6,6 +6,7 @@ from ui.conftest import App, Clock, running, screen_text, type_text, until
 from ui.fake_daemon import FakeDaemon
 from ui.scenario import NOW, artifact, gpu_row, sample, training_log
 
+from gputui.logs.store import next_line, raw_line
 from gputui.screens.run import RunScreen
 from gputui.widgets.logview import LogView
 from gputui.widgets.vtable import VTable
@@ -19,13 +20,17 @@ async def opened(app_pilot: App, run: str = MIRAS) -> LogView:
     app.open_run(run)
     await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.detail is not None)
     view = app.screen.query_one(LogView)
-    await until(pilot, lambda: len(view.ring) > 0)
+    await until(pilot, lambda: view.store.end > 0)
     await pilot.pause()
     return view
 
 
 def lines(view: LogView) -> list[str]:
-    return [view.ring.raw(number) for number in range(view.ring.first, view.ring.last)]
+    store, at, found = view.store, view.store.start, []
+    while at < store.end:
+        found.append(raw_line(store, at))
+        at = next_line(store, at)
+    return found
 
 
 async def test_the_overview_says_state_next_safety_gpus_and_curves(daemon: FakeDaemon, clock: Clock) -> None:
@@ -75,7 +80,7 @@ async def test_the_log_goes_on_by_byte_after_a_lost_connection(daemon: FakeDaemo
         app.link.retry_now()
         await until(pilot, lambda: lines(view)[-1:] == ["and another"])
         assert lines(view)[-2] == "half a line, finished while away"
-        start = view.ring.start
+        start = view.store.start
         assert "\n".join(lines(view)).encode() + b"\n" == bytes(daemon.world.logs[MIRAS][start:])
 
 
@@ -94,10 +99,10 @@ async def test_older_pages_come_when_scrolled_to(daemon: FakeDaemon, clock: Cloc
     daemon.world.logs[MIRAS] = bytearray(training_log(6000))
     async with running(daemon, clock) as (app, pilot):
         view = await opened((app, pilot))
-        assert view.ring.start > 0
-        while (before := view.ring.start) > 0:
+        assert view.store.start > 0
+        while (before := view.store.start) > 0:
             await pilot.press("g")
-            await until(pilot, lambda: view.ring.start < before)
+            await until(pilot, lambda: view.store.start < before)
         assert lines(view)[0] == "loading tokenizer … done"
         assert "\n".join(lines(view)).encode() + b"\n" == bytes(daemon.world.logs[MIRAS])
 
@@ -110,16 +115,16 @@ async def test_search_counts_marks_and_walks_the_matches(daemon: FakeDaemon, clo
         await until(pilot, lambda: "match 46 of 46" in screen_text(app))
         await pilot.press("enter", "N")
         await until(pilot, lambda: "match 45 of 46" in screen_text(app))
-        current = view.matches[44] - view.ring.first
-        top = view.scroll_offset.y
-        assert top <= current < top + view.size.height
+        assert view.search is not None
+        assert view.current == view.search.matches[44]
+        assert view.current in [line for line, _ in view.shown_lines()]
         await pilot.press("n", "n")
         await until(pilot, lambda: "match 1 of 46" in screen_text(app))
         daemon.append_log(MIRAS, b"worker 3 again\n")
         await until(pilot, lambda: "of 47" in screen_text(app))
         await pilot.press("escape")
         await pilot.pause()
-        assert view.pattern is None
+        assert view.search is None
         assert isinstance(app.screen, RunScreen)
 
 
@@ -206,7 +211,7 @@ async def test_the_log_is_there_after_the_machine_is_gone(daemon: FakeDaemon, cl
     async with running(daemon, clock) as (app, pilot):
         view = await opened((app, pilot), "q8f4j2ls")
         assert "end of the log" in screen_text(app)
-        assert len(view.ring) == 202
+        assert len(lines(view)) == 202
         assert not [s for s in daemon.streams if s.what.topic == "log"]
 
 

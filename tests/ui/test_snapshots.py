@@ -33,7 +33,7 @@ async def run(pilot: Pilot[None]) -> None:
     await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.detail is not None)
     screen = app.screen
     assert isinstance(screen, RunScreen)
-    await until(pilot, lambda: screen.samples and len(screen.log_view.ring) > 1)
+    await until(pilot, lambda: screen.samples and screen.log_view.store.end > 1)
 
 
 async def custody(pilot: Pilot[None]) -> None:

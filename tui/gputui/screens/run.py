@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from contextlib import aclosing
 from typing import Any, ClassVar
 
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
-from textual.widgets import ContentSwitcher, Input
+from textual.widgets import ContentSwitcher
 
 from gputui import wording as say
 from gputui.clean import clean_lines
 from gputui.fleet import Fleet, telemetry_age
 from gputui.guard import run_guarded
-from gputui.logring import Gap
 from gputui.screens.place import Place
+from gputui.screens.run_log import LogPane
 from gputui.screens.run_parts import TABS, Meters, State, Tabs, artifacts, spec_line, timeline
 from gputui.widgets.bars import KeyBar
 from gputui.widgets.lines import Line, Lines
@@ -27,8 +25,6 @@ from gputui.widgets.vtable import VTable
 from gpuwatch.client import wire
 
 _SAMPLES = 2_000
-_PAGE = 1 << 18
-"""Bytes of log read at once."""
 
 
 class RunScreen(Place):
@@ -57,7 +53,6 @@ class RunScreen(Place):
         """The run's id."""
         self.samples: deque[wire.Sample] = deque(maxlen=_SAMPLES)
         self.detail: wire.RunDetail | None = None
-        self.log_complete = False
         self._seen: tuple[object, ...] = ()
 
     def body(self) -> ComposeResult:
@@ -67,9 +62,7 @@ class RunScreen(Place):
         with ContentSwitcher(initial="overview"):
             with Container(id="overview"):
                 yield Meters(self.samples, id="meters")
-                with Container(id="logbox"):
-                    yield LogView(id="log")
-                    yield Lines([[]], id="logline")
+                yield LogPane(self.ident, id="logbox")
             yield VTable(timeline(), id="timeline", empty=["Nothing has happened yet."], top=True)
             with Container(id="custody"):
                 yield Lines([[]], id="proof")
@@ -80,13 +73,17 @@ class RunScreen(Place):
     @property
     def log_view(self) -> LogView:
         """The log."""
-        return self.query_one("#log", LogView)
+        return self.log_pane.view
+
+    @property
+    def log_pane(self) -> LogPane:
+        """The log with its line."""
+        return self.query_one(LogPane)
 
     def on_mount(self) -> None:
         """Read what there is, then follow it."""
         super().on_mount()
         run_guarded(self, self._follow_detail(), what="Run", group="detail")
-        run_guarded(self, self._follow_log(), what="Log", group="log")
 
     # --- data ------------------------------------------------------------------------------------
 
@@ -98,6 +95,7 @@ class RunScreen(Place):
 
     async def _follow_detail(self) -> None:
         detail = await self._load()
+        self.log_pane.start(detail.log_path)
         self.samples.extend(detail.samples)
         self._show_meters()
         self.query_one("#timeline", VTable).load(reversed(detail.events))
@@ -123,48 +121,6 @@ class RunScreen(Place):
                     self.query_one("#timeline", VTable).load(
                         sorted(events.values(), key=lambda e: e.seq, reverse=True)
                     )
-
-    async def _follow_log(self) -> None:
-        """From the end: the last page at once, then what comes; older pages when scrolled to."""
-        view = self.log_view
-        page = await self._read_log(-_PAGE)
-        view.ring.reset(page.offset)
-        if page.offset > 0:  # do not begin in the middle of a line
-            cut = page.data.find(b"\n") + 1
-            view.ring.reset(page.offset + cut)
-            view.append(page.offset + cut, page.data[cut:])
-        else:
-            view.append(0, page.data)
-        self._log_at_end(page.complete and view.ring.end >= page.size)
-        while not self.log_complete:
-            async with aclosing(self.tui.link.notices("log", self.ident, view.ring.end)) as stream:  # type: ignore[type-var]
-                async for notice in stream:
-                    if notice.log is None:
-                        continue
-                    try:
-                        view.append(notice.log.offset, notice.log.data)
-                    except Gap:
-                        break  # subscribe again from where we really are
-                    self._show_logline()
-                    if notice.log.complete and view.ring.end >= notice.log.size:
-                        self._log_at_end(True)
-                        break
-
-    async def _read_log(self, offset: int, limit: int = _PAGE) -> wire.LogChunk:
-        question = wire.LogRead(run=self.ident, offset=offset, limit=limit)
-        return await self.tui.link.call("log.read", question, wire.LogChunk)
-
-    @on(LogView.AtTop)
-    def _older(self) -> None:
-        async def read() -> None:
-            ring = self.log_view.ring
-            start = max(0, ring.start - _PAGE)
-            if ring.start > 0:
-                page = await self._read_log(start, ring.start - start)
-                if self.log_view.prepend(page.offset, page.data) is None:
-                    self._show_logline("older lines: gputui logs " + self.ident)
-
-        run_guarded(self, read(), what="Older lines", group="older")
 
     # --- showing ---------------------------------------------------------------------------------
 
@@ -231,38 +187,6 @@ class RunScreen(Place):
             spec = [[("# ssh  ", "dim"), (" ".join(detail.ssh), "")], [], *spec]
         self.query_one("#text", Lines).set_lines(spec)
 
-    def _log_at_end(self, complete: bool) -> None:
-        self.log_complete = complete
-        self._show_logline()
-
-    @on(LogView.Searched)
-    def _searched(self, event: LogView.Searched) -> None:
-        if self.log_view.pattern is None:
-            self._show_logline()
-        elif event.matches == 0:
-            self._show_logline("no match" if event.done else "searching …")
-        else:
-            more = "" if event.done else " …"
-            self._show_logline(
-                f"match {event.current} of {event.matches}{more}   n next  N previous  esc ends"
-            )
-
-    def _show_logline(self, text: str = "") -> None:
-        view = self.log_view
-        if text or view.pattern is not None:
-            if text:
-                self.query_one("#logline", Lines).set_lines([[(text, "accent")]])
-            return
-        if view.unseen:
-            line: Line = [(f"↓ {say.plural(view.unseen, 'new line')}", "busy"), ("   G follows again", "dim")]
-        elif not view.follow:
-            line = [("standing still", "dim"), ("   G follows again", "dim")]
-        elif self.log_complete:
-            line = [("end of the log", "dim")]
-        else:
-            line = [("● ", "good"), ("following", "dim")]
-        self.query_one("#logline", Lines).set_lines([line])
-
     def on_resize(self) -> None:
         """The meters are drawn for their width."""
         self._show_meters()
@@ -317,34 +241,9 @@ class RunScreen(Place):
             return
         if self.tab != "overview":
             self.action_tab("overview")
-        for found in self.query("#search").results(Input):
-            found.focus()
-            return
-        entry = Input(
-            placeholder="regular expression  (enter keeps it, esc ends it)", id="search", compact=True
-        )
-        self.query_one("#logbox").mount(entry)
-        entry.focus()
-
-    @on(Input.Changed, "#search")
-    @on(Input.Submitted, "#search")
-    def _search(self, event: Input.Changed | Input.Submitted) -> None:
-        try:
-            if isinstance(event, Input.Changed):
-                self.log_view.search(event.value)
-        except re.error as error:
-            self._show_logline(f"not a regular expression: {error}")
-            return
-        if isinstance(event, Input.Submitted):
-            self.log_view.focus()
+        self.log_pane.open_search()
 
     def action_back(self) -> None:
         """End the search first, then leave."""
-        entries = list(self.query("#search").results(Input))
-        if entries:
-            entries[0].remove()
-            self.log_view.search("")
-            self.log_view.focus()
-            self._show_logline()
-        else:
+        if not (self.tab == "overview" and self.log_pane.close()):
             super().action_back()

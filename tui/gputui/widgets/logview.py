@@ -1,36 +1,46 @@
-"""A log as it should be: follows, stands still when you scroll up, finds, colours, and obeys nothing in it."""
+"""A log of any size: follows, stands still when you scroll up, finds, filters, colours, and obeys nothing in it.
+
+Only the lines on screen are ever read. The position is a byte, not a line number, so nothing has to be
+counted first; the bar on the right shows where in the log the screen is, and where matches are.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import bisect
-import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region
 from textual.message import Message
 from textual.reactive import reactive
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
 
 from gputui import ansi
-from gputui.logring import LogRing
+from gputui.guard import run_guarded
+from gputui.logs.lens import Every, Lens, Matching
+from gputui.logs.marks import Mark, mark_of
+from gputui.logs.pattern import TROUBLE, Finder
+from gputui.logs.search import AT_ONCE, Search
+from gputui.logs.store import LogStore, WindowLog, line_before, raw_line
 from gputui.widgets import tones
 
-_BAD = re.compile(r"\b(?:error|exception|traceback|fatal|critical|out of memory|oom|nan)\b", re.IGNORECASE)
-_WARN = re.compile(r"\bwarn(?:ing)?\b", re.IGNORECASE)
-_SLICE = 4_000
-"""Lines searched between two looks at the keyboard."""
-_CACHE = 1_000
+_CACHE = 2_000
+_COUNTED = 1 << 20
+"""New bytes whose lines are counted while standing still; of more the size is told."""
+_PAUSE = 0.2
+"""Seconds without a key before a big log is searched for what was typed."""
 
 
 @lru_cache(maxsize=1024)
@@ -52,262 +62,458 @@ def _style(look: ansi.Sgr) -> Style:
     )
 
 
-class LogView(ScrollView, can_focus=True):
-    """Shows a LogRing. `follow` is on at the end of the log and goes off when the person scrolls up."""
+class LogView(Widget, can_focus=True):
+    """Shows a LogStore. `follow` is on at the end of the log and goes off when the person scrolls up."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "line(-1)", "Up", show=False),
-        Binding("down,j", "line(1)", "Down", show=False),
-        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
-        Binding("pagedown,ctrl+d,space", "page(1)", "Page down", show=False),
-        Binding("home,g", "top", "Top", show=False),
-        Binding("end,G", "follow", "Follow", show=False),
-        Binding("left,h", "shift(-8)", "Left", show=False),
-        Binding("right", "shift(8)", "Right", show=False),
-        Binding("n", "next_match(1)", "Next match", show=False),
-        Binding("N", "next_match(-1)", "Previous match", show=False),
-    ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"log--match", "log--current"}
+        Binding("up,k", "line(-1)", "Up", show=False, id="log.up"),
+        Binding("down,j", "line(1)", "Down", show=False, id="log.down"),
+        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False, id="log.page-up"),
+        Binding("pagedown,ctrl+d,space", "page(1)", "Page down", show=False, id="log.page-down"),
+        Binding("home,g", "top", "Top", show=False, id="log.top"),
+        Binding("end,G", "follow", "Follow", show=False, id="log.follow"),
+        Binding("left,h", "shift(-8)", "Left", show=False, id="log.left"),
+        Binding("right", "shift(8)", "Right", show=False, id="log.right"),
+        Binding("n", "next_match(1)", "Next match", show=False, id="log.next"),
+        Binding("N", "next_match(-1)", "Previous match", show=False, id="log.previous"),
+        Binding("ampersand", "only", "Only matches", show=False, id="log.only", tooltip="Show only the lines that match, or all again"),
+        Binding("e", "trouble", "Errors", show=False, id="log.trouble", tooltip="Find tracebacks, OOM, NaN; n and N walk"),
+        Binding("W", "wrap", "Wrap", show=False, id="log.wrap", tooltip="Long lines go on below, or out of sight"),
+        Binding("T", "times", "Times", show=False, id="log.times", tooltip="When each line arrived here"),
+    ]  # fmt: skip
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"log--match", "log--current", "log--bar", "log--thumb"}
     DEFAULT_CSS = """
 LogView {
     height: 1fr;
-    overflow-x: hidden;
-    overflow-y: auto;
-    scrollbar-size-vertical: 1;
     & > .log--match { background: $warn 35%; }
     & > .log--current { background: $warn; color: $background; text-style: bold; }
+    & > .log--bar { color: $rule; }
+    & > .log--thumb { color: $faint; }
+    &:focus > .log--thumb { color: $accent; }
 }
 """
 
     follow: reactive[bool] = reactive(True)
     """Whether new lines pull the view to the end."""
     unseen: reactive[int] = reactive(0)
-    """Lines that came while not following."""
+    """Lines that came while not following; -1 when they are too many to count."""
+    wrap: reactive[bool] = reactive(False)
+    times: reactive[bool] = reactive(False)
+    only: reactive[bool] = reactive(False)
+    """Whether lines that do not match are left out."""
 
     @dataclass
     class Searched(Message):
-        """The search has new results: `current` counts from 1 (0: none), `done` when all lines were looked at."""
+        """The search has news: `current` counts from 1 (0: none), `share` of the log was looked at, `done` all of it."""
 
         matches: int
         current: int
+        share: float
         done: bool
 
     @dataclass
     class AtTop(Message):
-        """The oldest line held is on screen; who has older ones may `prepend` them."""
+        """The oldest line held is on screen; who has older ones may `prepended` them."""
 
-    def __init__(self, ring: LogRing | None = None, *, id: str | None = None) -> None:  # noqa: A002
+    def __init__(self, store: LogStore | None = None, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
-        self.ring = ring or LogRing()
-        self.pattern: re.Pattern[str] | None = None
-        self.matches: list[int] = []
-        """Numbers of the lines that match, in order."""
-        self._match_at = -1
-        self._searched_to = 0
+        self.store: LogStore = store or WindowLog()
+        self.search: Search | None = None
+        self.current: int | None = None
+        """The match that was gone to, by the byte where its line begins."""
+        self.top = 0
+        """The line at the top of the screen."""
+        self._skip = 0
+        """Rows of it that are above the screen, when it is wrapped."""
         self._left = 0
-        self._strips: dict[int, Strip] = {}
+        self._walked = False
+        self._seen_end = 0
+        self._strips: dict[int, tuple[Mark, Strip]] = {}
+        self._screen: list[tuple[int, int]] = []
 
     # --- content ---------------------------------------------------------------------------------
 
-    def append(self, offset: int, data: bytes) -> None:
-        """Newer bytes. Raises logring.Gap when bytes before `offset` are missing."""
-        ring = self.ring
-        before, first = ring.last, ring.first
-        self._strips.pop(before - 1, None)  # the last line may just have been finished
-        ring.append(offset, data)
-        added = ring.last - before
-        self.virtual_size = Size(self.size.width, len(ring))
+    def attach(self, store: LogStore) -> None:
+        """Show another log, from its end."""
+        self.store = store
+        self._strips.clear()
+        self.follow = True
+        self._to_end()
+
+    def grown(self) -> None:
+        """The store has newer bytes (and may have forgotten old ones)."""
+        store = self.store
+        if self._seen_end > store.start:
+            self._strips.pop(line_before(store, min(self._seen_end, store.end)), None)  # it was unfinished
         if self.follow:
-            self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
+            self._to_end()
         else:
-            self.unseen += max(0, added)
-            if ring.first != first:
-                self.scroll_to(
-                    y=max(0, self.scroll_offset.y - (ring.first - first)), animate=False, force=True
-                )
-        if len(self._strips) > _CACHE:
-            self._strips.clear()
-        self._search_new()
+            self._count_unseen()
+            self.top = max(self.top, store.start)
+        if self.search is not None:
+            self.search.drop_before(store.start)
+            if self.search.done:
+                run_guarded(self, self.search.more(), what="Search", group="search-more")
         self.refresh()
 
-    def prepend(self, offset: int, data: bytes) -> int | None:
-        """Older bytes; what is on screen stays where it is. Returns how many lines came, None if none could."""
-        added = self.ring.prepend(offset, data)
-        if added is not None:
-            self._strips.clear()
-            self.virtual_size = Size(self.size.width, len(self.ring))
-            self.scroll_to(y=self.scroll_offset.y + added, animate=False, force=True)
-            if self.pattern is not None:
-                older = list(self.ring.search(self.pattern, self.ring.first, self.ring.first + added))
-                self.matches[:0] = older
-                if self._match_at >= 0:
-                    self._match_at += len(older)
-                self._tell(done=True)
-            self.refresh()
-        return added
+    def _count_unseen(self) -> None:
+        store = self.store
+        new = store.end - self._seen_end
+        if self.unseen < 0 or new > _COUNTED:
+            self.unseen = -1
+        elif new > 0:
+            self.unseen += store.read(self._seen_end, store.end).count(b"\n")
+            self._seen_end = store.end
+
+    def prepended(self) -> None:
+        """The store has older bytes; what is on screen stays where it is."""
+        if self.search is not None:
+            self.find(self.search.finder)
+        self.refresh()
+
+    @property
+    def lens(self) -> Lens:
+        """The lines that are walked through."""
+        if self.only and self.search is not None:
+            search = self.search
+            return Matching(lambda: search.matches)
+        return Every(self.store)
 
     # --- moving ----------------------------------------------------------------------------------
 
+    @property
+    def text_width(self) -> int:
+        """Cells for the text of a line: gutter and bar take the rest."""
+        return max(1, self.size.width - 2 - (9 if self.times else 0) - 2)
+
+    def _rows_of(self, line: int) -> int:
+        if not self.wrap:
+            return 1
+        return max(1, -(-self._line(line)[1].cell_length // self.text_width))
+
+    def _end_position(self) -> tuple[int, int]:
+        """The position that shows the last rows."""
+        lens, left = self.lens, max(1, self.size.height)
+        line = lens.near(self.store.end)
+        if line is None:
+            return self.store.start, 0
+        while True:
+            rows = self._rows_of(line)
+            if rows >= left:
+                return line, rows - left
+            left -= rows
+            before = lens.before(line)
+            if before is None:
+                return line, 0
+            line = before
+
+    def _to_end(self) -> None:
+        self.top, self._skip = self._end_position()
+        self.unseen, self._seen_end = 0, self.store.end
+        self.refresh()
+
+    def _go(self, line: int, skip: int = 0) -> None:
+        end = self._end_position()
+        if (line, skip) >= end:
+            self.top, self._skip = end
+            self.follow = True
+            self._to_end()
+        else:
+            if self.follow:
+                self._seen_end = self.store.end
+            self.follow = False
+            self.top, self._skip = line, skip
+        self.refresh()
+        if self.top <= self.store.start and self.store.start > 0:
+            self.post_message(self.AtTop())
+
     def action_line(self, by: int) -> None:
-        """Scroll by lines."""
-        self._scroll(self.scroll_offset.y + by)
+        """Scroll by rows."""
+        lens = self.lens
+        line, skip = lens.near(self.top), self._skip
+        if line is None:
+            return
+        skip += by
+        while skip < 0:
+            before = lens.before(line)
+            if before is None:
+                skip = 0
+                break
+            line = before
+            skip += self._rows_of(line)
+        while skip >= (rows := self._rows_of(line)):
+            after = lens.after(line)
+            if after is None:
+                break
+            line, skip = after, skip - rows
+        self._go(line, skip)
 
     def action_page(self, by: int) -> None:
         """Scroll by screens."""
-        self._scroll(self.scroll_offset.y + by * max(1, self.size.height - 1))
+        self.action_line(by * max(1, self.size.height - 1))
 
     def action_top(self) -> None:
         """To the oldest line."""
-        self._scroll(0)
+        line = self.lens.near(self.store.start)
+        if line is not None:
+            self._go(line)
 
     def action_follow(self) -> None:
         """To the end, and stay there."""
         self.follow = True
+        self._to_end()
 
     def action_shift(self, by: int) -> None:
         """Sideways, for long lines."""
-        self._left = max(0, self._left + by)
-        self._strips.clear()
+        self._left = 0 if self.wrap else max(0, self._left + by)
         self.refresh()
 
-    def _scroll(self, y: int) -> None:
-        self.follow = y >= self.max_scroll_y
-        self.scroll_to(y=max(0, y), animate=False, force=True)
+    def action_wrap(self) -> None:
+        """Long lines go on in the next row, or out of sight."""
+        self.wrap = not self.wrap
+        self._left = self._skip = 0
+        self._stay()
 
-    def watch_follow(self, follow: bool) -> None:
-        """Back at the end: nothing is unseen."""
-        if follow:
-            self.unseen = 0
-            self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
+    def action_times(self) -> None:
+        """Show when lines arrived."""
+        self.times = not self.times
+        self._skip = 0
+        self._stay()
 
-    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Ask for older lines at the top."""
-        super().watch_scroll_y(old_value, new_value)
-        if round(new_value) == 0 and self.ring.start > 0 and not self.follow:
-            self.post_message(self.AtTop())
+    def action_only(self) -> None:
+        """Show only lines that match."""
+        if self.search is not None:
+            self.only = not self.only
+            self._skip = 0
+            if self.current is None:
+                self._stay()
+            else:
+                self._centre(self.current)
 
-    def _on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+    def _stay(self) -> None:
+        """After the rows have changed: what was at the top stays near it."""
+        line = self.lens.near(self.top)
+        if self.follow or line is None:
+            self._to_end()
+        else:
+            self.top, self._skip = min((line, 0), self._end_position())
+            self.refresh()
+
+    def _to_share(self, y: int) -> None:
+        store, height = self.store, max(1, self.size.height - 1)
+        line = self.lens.near(store.start + (store.end - store.start) * min(max(y, 0), height) // height)
+        if line is not None:
+            self._go(line)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """The wheel."""
         event.stop()
-        event.prevent_default()
         self.action_line(-3)
 
-    def _on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """The wheel."""
         event.stop()
-        event.prevent_default()
         self.action_line(3)
+
+    def on_mouse_down(self, event: events.MouseDown) -> None:
+        """On the bar: go there."""
+        if event.x >= self.size.width - 1:
+            self.capture_mouse()
+            self._to_share(event.y)
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        """Along the bar, as long as the button is down."""
+        if self.app.mouse_captured is self:
+            self._to_share(event.y)
+
+    def on_mouse_up(self) -> None:
+        """Let go of the bar."""
+        self.release_mouse()
 
     # --- searching -------------------------------------------------------------------------------
 
-    def search(self, text: str) -> None:
-        """Find lines by a regular expression (case is ignored when `text` has no capital).
+    def find_text(self, text: str) -> None:
+        """Find lines by a regular expression; an empty text ends the search. Raises pattern.NotAPattern."""
+        if text:
+            self.find(Finder(text))
+        else:
+            self.search, self.current, self.only = None, None, False
+            self.workers.cancel_group(self, "search")
+            self._strips.clear()
+            self._stay()
+            self.post_message(self.Searched(0, 0, 1.0, done=True))
 
-        The newest match comes first; an empty text ends the search. Raises re.error.
-        """
-        flags = re.IGNORECASE if text.islower() else 0
-        self.pattern = re.compile(text, flags) if text else None
-        self.matches = []
-        self._match_at = -1
-        self._searched_to = self.ring.first
+    def find(self, finder: Finder) -> None:
+        """Start looking."""
+        self.search = Search(self.store, finder, self._news)
+        self.current, self._walked = None, False
         self._strips.clear()
         self.refresh()
-        if self.pattern is None:
-            self._tell(done=True)
-        else:
-            self.run_worker(
-                self._search_all(self.pattern), group="search", exclusive=True, exit_on_error=False
-            )
+        run_guarded(self, self._run(self.search), what="Search", group="search")
 
-    async def _search_all(self, pattern: re.Pattern[str]) -> None:
-        while self.pattern is pattern and self._searched_to < self.ring.whole:
-            self._search_slice(pattern)
-            self._tell(done=False)
-            await asyncio.sleep(0)
-        if self.pattern is pattern:
-            self._match_at = len(self.matches)
+    async def _run(self, search: Search) -> None:
+        if self.store.end - self.store.start > AT_ONCE:
+            await asyncio.sleep(_PAUSE)
+        await search.run()
+
+    def action_trouble(self) -> None:
+        """Find what went wrong."""
+        if self.search is not None and self.search.finder.text == TROUBLE:
             self.action_next_match(-1)
-            self._tell(done=True)
+        else:
+            self.find(Finder(TROUBLE))
 
-    def _search_slice(self, pattern: re.Pattern[str]) -> None:
-        start = max(self._searched_to, self.ring.first)
-        stop = min(start + _SLICE, self.ring.whole)
-        self.matches += self.ring.search(pattern, start, stop)
-        self._searched_to = stop
+    def _news(self) -> None:
+        search = self.search
+        if search is None:
+            return
+        if not self._walked and search.count:
+            self._show_match(self._first_match(search))
+        if self.only:
+            self._stay()
+        share = search.scanned / search.total if search.total else 1.0
+        self.post_message(self.Searched(search.count, self._number(), min(1.0, share), search.done))
 
-    def _search_new(self) -> None:
-        """Keep up with what was appended, once the first pass is through."""
-        drop = bisect.bisect_left(self.matches, self.ring.first)
-        if drop:
-            del self.matches[:drop]
-            self._match_at = max(-1, self._match_at - drop)
-        if self.pattern is not None and self._searched_to < self.ring.whole:
-            before = len(self.matches)
-            if self.ring.whole - self._searched_to <= _SLICE:
-                self._search_slice(self.pattern)
-            if len(self.matches) != before:
-                self._tell(done=True)
+    def _first_match(self, search: Search) -> int:
+        """The newest when following, else the first from here on."""
+        matches = search.matches
+        if self.current is None and not self.follow:
+            at = bisect.bisect_left(matches, self.top)
+            return matches[min(at, len(matches) - 1)]
+        return matches[-1] if self.current is None or not search.done else self.current
+
+    def _number(self) -> int:
+        if self.search is None or self.current is None:
+            return 0
+        return bisect.bisect_right(self.search.matches, self.current)
 
     def action_next_match(self, by: int) -> None:
         """Go to the next or previous match; round at the ends."""
-        if not self.matches:
+        if self.search is None or not self.search.count:
             return
-        at = self._match_at
-        self._match_at = (len(self.matches) - 1 if at < 0 else at + by) % len(self.matches)
-        self._strips.clear()
-        line = self.matches[self._match_at] - self.ring.first
-        self.follow = False  # a match stays put, also on the last screen
-        self.scroll_to(y=max(0, line - self.size.height // 2), animate=False, force=True)
-        self.refresh()
-        self._tell(done=True)
+        matches, self._walked = self.search.matches, True
+        at = len(matches) - 1 if self.current is None else bisect.bisect_left(matches, self.current) + by
+        self._show_match(matches[at % len(matches)])
+        self._news()
 
-    def _tell(self, *, done: bool) -> None:
-        current = self._match_at + 1 if 0 <= self._match_at < len(self.matches) else 0
-        self.post_message(self.Searched(len(self.matches), current, done))
+    def _show_match(self, line: int) -> None:
+        if line == self.current:
+            return
+        self.current = line
+        self._strips.clear()
+        if self.follow:
+            self._seen_end = self.store.end
+        self.follow = False  # a match stays put, also on the last screen
+        self._centre(line)
+
+    def _centre(self, line: int) -> None:
+        lens, top = self.lens, line
+        for _ in range(self.size.height // 2):
+            before = lens.before(top)
+            if before is None:
+                break
+            top = before
+        self.top, self._skip = min((top, 0), self._end_position())
+        self.refresh()
 
     # --- drawing ---------------------------------------------------------------------------------
 
     def on_resize(self) -> None:
         """Keep the end in view when following."""
-        self._strips.clear()
-        self.virtual_size = Size(self.size.width, len(self.ring))
         if self.follow:
-            self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
+            self._to_end()
 
     def notify_style_update(self) -> None:
         """A theme was chosen."""
         self._strips.clear()
         super().notify_style_update()
 
+    def shown_lines(self) -> Iterator[tuple[int, int]]:
+        """Line and row of the line, for each row on screen."""
+        lens, height = self.lens, self.size.height
+        line, skip = lens.near(self.top), self._skip
+        while line is not None and height > 0:
+            for row in range(min(skip, self._rows_of(line) - 1), self._rows_of(line)):
+                if height == 0:
+                    return
+                yield line, row
+                height -= 1
+            line, skip = lens.after(line), 0
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Look up once which lines are on screen, then draw them."""
+        self._screen = list(self.shown_lines())
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
         """Only the lines on screen are ever decoded and coloured."""
-        number = self.ring.first + y + self.scroll_offset.y
-        width = self.size.width
-        if number >= self.ring.last:
-            return Strip.blank(width, self.rich_style)
-        strip = self._strips.get(number)
-        if strip is None:
-            strip = self._draw(number, width)
-            self._strips[number] = strip
-        return strip
+        width, base = self.size.width, self.rich_style
+        room = self.text_width
+        if y < len(self._screen):
+            line, row = self._screen[y]
+            mark, text = self._line(line)
+            start = row * room if self.wrap else self._left
+            body = text.crop(start, start + room).adjust_cell_length(room, base)
+            glyph, tone = mark.value if row == 0 else (" ", "")
+            head = [Segment(f"{glyph} ", tones.tone_style(self, tone, base))]
+            if self.times:
+                head.append(
+                    Segment(self._time(line) if row == 0 else " " * 9, tones.tone_style(self, "dim", base))
+                )
+            strip = Strip([*head, *body])
+        else:
+            strip = Strip.blank(width, base)
+        strip = strip.adjust_cell_length(max(0, width - 2), base)
+        return Strip([*strip, Segment(" ", base), self._bar(y, base)])
 
-    def _draw(self, number: int, width: int) -> Strip:
+    def _time(self, line: int) -> str:
+        when = self.store.arrived(line)
+        return " " * 9 if when is None else time.strftime("%H:%M:%S ", time.localtime(when))
+
+    def _bar(self, y: int, base: Style) -> Segment:
+        """One cell of the bar: where the screen is in the log, and where matches are."""
+        store, height = self.store, max(1, self.size.height)
+        span = max(1, store.end - store.start)
+        first = (self.top - store.start) * height // span
+        bottom = self._screen[-1][0] if self._screen else self.top
+        last = height - 1 if self.follow else (bottom - store.start) * height // span
+        here = first <= y <= max(first, last)
+        if self._has_match(y, span, height):
+            return Segment("▪" if not here else "█", tones.tone_style(self, "warn", base))
+        name = "log--thumb" if here else "log--bar"
+        return Segment("┃" if here else "│", self.get_component_rich_style(name))
+
+    def _has_match(self, y: int, span: int, height: int) -> bool:
+        if self.search is None or not self.search.count:
+            return False
+        matches = self.search.matches
+        low = self.store.start + y * span // height
+        at = bisect.bisect_left(matches, low)
+        return at < len(matches) and matches[at] < self.store.start + (y + 1) * span // height
+
+    def _line(self, line: int) -> tuple[Mark, Strip]:
+        found = self._strips.get(line)
+        if found is None:
+            if len(self._strips) > _CACHE:
+                self._strips.clear()
+            found = self._strips[line] = self._draw(line)
+        return found
+
+    def _draw(self, line: int) -> tuple[Mark, Strip]:
         base: Style = self.rich_style
-        parts = ansi.parse(self.ring.raw(number))
+        parts = ansi.parse(raw_line(self.store, line))
         text = "".join(part for part, _ in parts)
-        if all(look is ansi.PLAIN for _, look in parts):
-            if _BAD.search(text):
-                base = tones.tone_style(self, "bad", base)
-            elif _WARN.search(text):
-                base = tones.tone_style(self, "warn", base)
+        mark = mark_of(text)
+        if all(look is ansi.PLAIN for _, look in parts) and mark in {Mark.TROUBLE, Mark.WARNING}:
+            base = tones.tone_style(self, mark.value[1], base)
         segments = [Segment(part, base + _style(look)) for part, look in parts]
-        if self.pattern is not None:
-            current = 0 <= self._match_at < len(self.matches) and self.matches[self._match_at] == number
-            found = self.get_component_rich_style("log--current" if current else "log--match")
-            segments = _mark(segments, [m.span() for m in self.pattern.finditer(text)], found)
-        strip = Strip(segments)
-        return strip.crop(self._left, self._left + width).adjust_cell_length(width, self.rich_style)
+        if self.search is not None:
+            found = self.get_component_rich_style("log--current" if line == self.current else "log--match")
+            segments = _marked(segments, self.search.finder.spans(text), found)
+        return mark, Strip(segments, cell_len(text))
 
 
-def _mark(segments: Sequence[Segment], spans: Sequence[tuple[int, int]], style: Style) -> list[Segment]:
+def _marked(segments: Sequence[Segment], spans: Sequence[tuple[int, int]], style: Style) -> list[Segment]:
     """Segments with the characters in `spans` in another style."""
     out: list[Segment] = []
     at = 0

@@ -361,6 +361,8 @@ class RunDetail(Struct, frozen=True, kw_only=True):
     """Argument list of the ssh command that reaches the box, empty when there is none."""
     events: list[EventRow]
     samples: list[Sample]
+    log_path: str | None = None
+    """Where the captured log lies on this machine (append-only): gigabytes are read in place, not over the socket."""
 
 
 class Why(Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +33,10 @@ log = structlog.get_logger()
 
 LOG_LIMIT = 8 << 30
 """Bytes of a job's log that are captured; a box that prints more is cut off here, visibly."""
+
+_CLOCK_SECONDS = 1.0
+"""At most one entry of the log's clock in this time."""
+_TIME = struct.Struct("<QQ")
 
 
 async def accompany(
@@ -87,10 +92,15 @@ async def _capture(ctx: Context, run_id: str, link: Link, live: Live) -> None:
     await asyncio.to_thread(ctx.vault.check)
     size = await asyncio.to_thread(_size, path)
     live.logged_to(size, complete=False)
+    noted = 0.0
     async for chunk in sentinel.tail(size):
         if size + len(chunk) > LOG_LIMIT:
             log.warning("log limit reached", run=run_id, limit=LOG_LIMIT)
             return
+        now = ctx.now()
+        if now - noted >= _CLOCK_SECONDS:
+            await asyncio.to_thread(_append, ctx.vault.log_clock(run_id), _TIME.pack(size, int(now * 1000)))
+            noted = now
         await asyncio.to_thread(_append, path, chunk)
         size += len(chunk)
         live.logged_to(size, complete=False)

@@ -244,6 +244,7 @@ class Service:
             ssh=self._ssh(run),
             events=[rows.event_row(x) for x in await self._ctx.ledger.last_events(run.id, 200)],
             samples=[rows.sample_row(s) for s in live.samples],
+            log_path=str(self._ctx.vault.log(run.id)),
         )
 
     def _ssh(self, run: Run) -> list[str]:

@@ -16,7 +16,8 @@ MARKER = ".gputui-vault"
 RECEIPTS = ".receipts"
 PARTIAL = ".partial"
 LOG = "job.log"
-_RESERVED = frozenset({RECEIPTS, PARTIAL, LOG, MARKER})
+LOG_CLOCK = "job.log.times"
+_RESERVED = frozenset({RECEIPTS, PARTIAL, LOG, LOG_CLOCK, MARKER})
 _MAX_PATH = 3000
 
 
@@ -100,6 +101,10 @@ class Vault:
     def log(self, run_id: str) -> Path:
         """The job's captured output."""
         return self.run(run_id) / LOG
+
+    def log_clock(self, run_id: str) -> Path:
+        """When the log's bytes arrived: entries of 16 bytes (offset, Unix ms; little endian), at most one a second."""
+        return self.run(run_id) / LOG_CLOCK
 
 
 def make_folder(path: Path) -> None:

@@ -19,7 +19,7 @@ from enum import IntEnum
 from itertools import chain
 from pathlib import Path
 
-from gpuwatch.vault.layout import LOG, MARKER, PARTIAL, RECEIPTS
+from gpuwatch.vault.layout import LOG, LOG_CLOCK, MARKER, PARTIAL, RECEIPTS
 from gpuwatch.vault.proofs import (
     NAME,
     BadReceipt,
@@ -154,7 +154,7 @@ def strangers(names: Iterable[str], promised: Mapping[str, Promise], *, receipts
         else (Kind.UNPROVED, "the run has no receipt yet: nothing proves it")
     )
     for name in names:
-        if name not in promised and name != LOG:
+        if name not in promised and name not in {LOG, LOG_CLOCK}:
             yield Finding(kind, name, why)
 
 
