@@ -29,11 +29,15 @@ install: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/gputui demo $(if $(HEADLESS),--headless) $(DEMO_ARGS)
 
+# WORKERS=1 plays one test at a time.
+WORKERS ?= 3
+PYTEST  := $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 test-all: $(STAMP)
-	@$(BIN)/python -m pytest -q -m '' $(PYTEST_ARGS)
+	@$(PYTEST) -m '' $(PYTEST_ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff check .
