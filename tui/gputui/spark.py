@@ -61,14 +61,13 @@ def chart(
     if ends is not None and width > 0 and height > 0:
         bottom = ends[0] if low is None else low
         top = ends[1] if high is None else high
-        span = (top - bottom) or 1.0
         rows = height * 4
         previous: int | None = None
         for x, value in enumerate(points):
             if value is None or not math.isfinite(value):
                 previous = None
                 continue
-            y = min(rows - 1, max(0, round((value - bottom) / span * (rows - 1))))
+            y = min(rows - 1, max(0, round(_place(value, bottom, top) * (rows - 1))))
             # join to the point before, so that a steep step stays one line
             start = y if previous is None else previous + (1 if y > previous else -1 if y < previous else 0)
             for dot in range(min(start, y), max(start, y) + 1):
@@ -83,11 +82,17 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
     ends = bounds(points)
     if ends is None:
         return " " * width
-    span = ends[1] - ends[0]
+    flat = ends[0] == ends[1]
     return "".join(
-        " " if v is None or not math.isfinite(v) else _BLOCKS[round((v - ends[0]) / span * 7) if span else 3]
+        " " if v is None or not math.isfinite(v) else _BLOCKS[3 if flat else round(_place(v, *ends) * 7)]
         for v in points
     )
+
+
+def _place(value: float, low: float, high: float) -> float:
+    """Where `value` stands between `low` (0) and `high` (1); halved first, since the span of two huge numbers is inf."""
+    span = high / 2 - low / 2
+    return (value / 2 - low / 2) / span if span else 0.0
 
 
 def bar(share: float | None, width: int) -> tuple[str, str]:
@@ -97,5 +102,5 @@ def bar(share: float | None, width: int) -> tuple[str, str]:
     """
     if share is None or not math.isfinite(share):
         return "", "╌" * width
-    full = min(width, max(0, round(share * width)))
+    full = round(min(1.0, max(0.0, share)) * width)
     return "━" * full, "─" * (width - full)

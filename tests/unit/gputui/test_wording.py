@@ -78,6 +78,12 @@ def test_charts_are_always_as_big_as_asked(values: list[float | None], width: in
     assert len(spark.sparkline(values, width)) == width
 
 
+def test_numbers_at_the_end_of_the_range_are_drawn() -> None:
+    assert spark.sparkline([1.7e308, -1.7e308, 0], 3) == "█▁▅"
+    assert spark.chart([1.7e308, -1.7e308], 2, 1) != [" "]
+    assert spark.bar(1e308, 40) == ("━" * 40, "")
+
+
 @given(NUMBERS, st.integers(0, 40))
 def test_bars_are_always_as_wide_as_asked(share: float | None, width: int) -> None:
     assert len("".join(spark.bar(share, width))) == width
