@@ -152,11 +152,8 @@ class VastProvider:
         except Refused:
             body = []  # "No SSH keys found for the user" comes as a 404
         rows = body if isinstance(body, list) else []
-        present = {
-            " ".join(str(row.get("key") or row.get("public_key")).split()[:2])
-            for row in rows
-            if isinstance(row, dict)
-        }
+        texts = (row.get(field) for row in rows if isinstance(row, dict) for field in ("key", "public_key"))
+        present = {" ".join(text.split()[:2]) for text in texts if isinstance(text, str)}
         if wanted not in present:
             try:
                 await self._calls.write("post", "/ssh/", endpoint="ssh", json_data={"ssh_key": public_key})
@@ -283,11 +280,11 @@ def _shape(read: Callable[[], T]) -> T:
 
 def _fetch(url: str) -> str | None:
     """The uploaded log, None while it is not there yet. No credentials go along."""
-    import urllib.error
     import urllib.request
+    from http.client import HTTPException
 
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - the scheme is checked by the caller
             return str(answer.read(100_000).decode("utf-8", "replace"))
-    except (urllib.error.URLError, OSError):
+    except (OSError, HTTPException, ValueError):  # the network, the answer, an address that is none
         return None

@@ -24,6 +24,7 @@ from gpuproviders.errors import (
     Unavailable,
     scrub,
 )
+from gpuproviders.vast.parse import Malformed, identifier
 
 if TYPE_CHECKING:
     from vastai.api.client import VastClient
@@ -32,6 +33,8 @@ NAME = "vast"
 CALL_SECONDS = 20.0
 """Usual time limit of one HTTP attempt. The whole call, waiting for its turn included, has DEADLINE_SECONDS."""
 DEADLINE_SECONDS = 75.0
+ANSWER_BYTES = 8 << 20
+"""Longest answer that is read, bytes: a page of 25 instances has some 100 kB. What is longer is no answer."""
 
 # Vast allows one call per endpoint and identity every so many seconds (its x-rate-limit table).
 _THRESHOLDS = {
@@ -47,6 +50,8 @@ class Answer:
     status: int
     body: Any
     retry_after: float | None
+    key: str | None = None
+    """The key that was sent: whatever of the answer is shown to people must not contain it."""
 
 
 class Transport:
@@ -135,25 +140,23 @@ class Transport:
             retry_after = float(response.headers.get("Retry-After", ""))
         except ValueError:
             retry_after = None
-        return Answer(response.status_code, body, retry_after)
+        return Answer(response.status_code, body, retry_after, key)
 
-    def _sort(self, answer: Answer, *, write: bool) -> Any:
-        key = self._key()
+    @staticmethod
+    def _sort(answer: Answer, *, write: bool) -> Any:
+        key = answer.key
         body = answer.body if isinstance(answer.body, dict) else {}
-        code = body.get("error") if isinstance(body.get("error"), str) else None
-        text = next((body[k] for k in ("msg", "detail", "error") if isinstance(body.get(k), str)), "")
+        code = scrub(body["error"], key)[:100] if isinstance(body.get("error"), str) else None
+        said = next((body[k] for k in ("msg", "detail", "error") if isinstance(body.get(k), str)), "")
+        text = scrub(said, key)
         message = scrub(f"Vast: {text}" if text else f"Vast answered HTTP {answer.status}", key)
         error: ProviderError | None = None
         made = body.get("new_contract")
-        if (
-            write
-            and isinstance(made, int)
-            and not (answer.status == 200 and body.get("success") is not False)
-        ):
+        if write and made is not None:
+            if answer.status == 200 and body.get("success") is not False and body.get("error") is None:
+                return answer.body
             # whatever else the answer says: a contract that has a number exists, and bills
-            raise Ambiguous(
-                message, provider=NAME, code=code, instance_id=None if isinstance(made, bool) else str(made)
-            )
+            raise Ambiguous(message, provider=NAME, code=code, instance_id=_contract(made))
         if answer.status == 429 or code == "rate_limit_exceeded" or "too frequent" in text:
             hint = body.get("retry_after")
             wait = answer.retry_after if answer.retry_after is not None else hint
@@ -183,6 +186,13 @@ class Transport:
         raise error
 
 
+def _contract(made: object) -> str | None:
+    try:
+        return identifier(made, "new_contract")
+    except Malformed:
+        return None
+
+
 def _seconds(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 86_400:
         return None
@@ -190,8 +200,15 @@ def _seconds(value: object) -> float | None:
 
 
 def _sdk_client(key: str, url: str, attempts: int, seconds: float) -> VastClient:
-    from vastai.api.client import VastClient
+    from gpuproviders.vast.client import BoundedClient
 
     # the SDK gives its logger a handler on stderr at import; the daemon's log is the only place for it
     logging.getLogger("vastai").handlers.clear()
-    return VastClient(api_key=key, server_url=url, retry=attempts, timeout=seconds)
+    return BoundedClient(
+        api_key=key,
+        server_url=url,
+        retry=attempts,
+        timeout=seconds,
+        most=ANSWER_BYTES,
+        deadline=DEADLINE_SECONDS,
+    )

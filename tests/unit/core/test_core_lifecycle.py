@@ -198,6 +198,33 @@ def test_consent_and_proof_end_with_their_machine() -> None:
     assert (after.waivers, after.receipt, after.holds) == ((), None, ())
 
 
+WISHED = run(State.COLLECTING, machine=MACHINES["worked"], end_requested_by="a person", end_reason="enough")
+
+
+def test_consent_ends_with_the_wish_that_it_was_given_for() -> None:
+    consented = evolve(WISHED, e.Waived(files=["out/a", EVERYTHING], reason="r"), NOW)
+    assert consented.waivers == ("out/a", EVERYTHING)
+    after = evolve(consented, e.EndCancelled(), NOW)
+    assert (after.waivers, after.end_requested_by, after.end_reason) == ((), None, "")
+    with pytest.raises(Impossible, match="nobody wants"):
+        evolve(after, e.Waived(files=["out/a"], reason="r"), NOW)
+
+
+def test_a_blocked_collection_spends_the_wish_unless_everything_was_given_up_meanwhile() -> None:
+    blocked = e.CollectBlocked(holds=["artifacts: 1 file"])
+    for waivers, wish in (((), None), (("out/a",), None), ((EVERYTHING,), "a person")):
+        after = evolve(msgspec.structs.replace(WISHED, waivers=waivers), blocked, NOW)
+        assert (after.state, after.end_requested_by) == (State.FAILED, wish)
+        assert isinstance(d.decide(after, SPEC), d.Destroy) == (wish is not None)
+
+
+@pytest.mark.parametrize("answer", [e.DestroyAccepted(), e.DestroyFailed(reason="500")])
+def test_there_is_no_answer_to_a_destroy_that_was_not_sent(answer: e.AnyEvent) -> None:
+    with pytest.raises(Impossible, match="no destroy"):
+        evolve(run(State.DESTROYING, machine=machine(dud="x")), answer, NOW)
+    assert evolve(run(State.DESTROYING, machine=machine(destroy=Phase.SENT)), answer, NOW)
+
+
 def test_an_offer_that_someone_else_took_does_not_count_as_an_attempt() -> None:
     chosen = evolve(run(), EVENTS[e.OfferChosen], NOW)
     sent = evolve(chosen, EVENTS[e.CreateSent], NOW)
@@ -247,6 +274,8 @@ class Walk(RuleBasedStateMachine):
                 self.offers -= 1
             case e.StartSent() | e.JobStarted():
                 self.job_on_machine = True
+            case e.EndCancelled():
+                self.all_waived = False
             case e.Waived(files=files):
                 self.all_waived = self.all_waived or EVERYTHING in files
             case e.ReceiptWritten():

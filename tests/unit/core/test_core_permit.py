@@ -61,14 +61,19 @@ def test_a_listing_of_another_machine_is_no_last_look() -> None:
         ask(instance="78")
 
 
+def test_the_limits_are_those_that_the_documents_promise() -> None:
+    assert RECEIPT_MAX_AGE == 3600
+    assert PERMIT_MAX_AGE == 120
+
+
 @pytest.mark.parametrize(
-    ("age", "granted"), [(0.0, True), (RECEIPT_MAX_AGE, True), (RECEIPT_MAX_AGE + 1, False)]
+    ("age", "granted"), [(0.0, True), (RECEIPT_MAX_AGE, True), (RECEIPT_MAX_AGE + 1, False), (-1.0, False)]
 )
-def test_receipts_age(age: float, granted: bool) -> None:
+def test_a_receipt_ages_and_one_from_the_future_has_no_age(age: float, granted: bool) -> None:
     if granted:
         assert ask(now=NOW + age)
     else:
-        with pytest.raises(Refusal, match="older than"):
+        with pytest.raises(Refusal, match="renewed"):
             ask(now=NOW + age)
 
 
@@ -118,15 +123,27 @@ def test_a_permit_is_used_once() -> None:
         permit.spend()
 
 
-def test_a_permit_ages(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("system", ["has a clock that sleeps not", "has none"])
+def test_a_permit_ages(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the computer sleeps, where its system counts that time (CLOCK_BOOTTIME)."""
     clock = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    if system == "has none":
+        monkeypatch.delattr(module.time, "CLOCK_BOOTTIME", raising=False)
+        monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    else:
+        monkeypatch.setattr(module.time, "CLOCK_BOOTTIME", 7, raising=False)
+        monkeypatch.setattr(module.time, "clock_gettime", lambda number: clock[0] if number == 7 else 0.0)
     young, old = ask(), ask()
     clock[0] += PERMIT_MAX_AGE
     young.spend()
     clock[0] += 1
     with pytest.raises(PermissionError, match="too old"):
         old.spend()
+
+
+def test_a_refusal_says_every_reason() -> None:
+    with pytest.raises(Refusal, match=r"restarted.*; .*another machine"):
+        ask(boot="c" * 32, instance="78")
 
 
 @pytest.mark.parametrize("seal", [object(), None, True, "seal", DestroyPermit])

@@ -25,7 +25,7 @@ class DestroyPermit(Permit):
         if seal is not _SEAL:
             raise PermissionError("only custody makes permits")
         self._instance_id = instance_id
-        self._made = time.monotonic()
+        self._made = _seconds()
         self._spent = False
         self.ground = ground
         """Why it was granted, for the ledger."""
@@ -39,9 +39,15 @@ class DestroyPermit(Permit):
         """Use it up. Raises PermissionError when used before or too old."""
         if self._spent:
             raise PermissionError(f"the permit to destroy {self._instance_id} is used up")
-        if time.monotonic() - self._made > PERMIT_MAX_AGE:
+        if _seconds() - self._made > PERMIT_MAX_AGE:
             raise PermissionError(f"the permit to destroy {self._instance_id} is too old")
         self._spent = True
+
+
+def _seconds() -> float:
+    """A clock that nobody sets and that goes on while the computer sleeps, where the system has one."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 class Refusal(Exception):
@@ -89,9 +95,13 @@ def grant(
     else:
         if receipt.boot_id != inventory.boot_id:
             holds.append(Hold("unknown-state", "the machine restarted since the receipt was written"))
-        if now - receipt.at > RECEIPT_MAX_AGE:
+        # in wall time, because a receipt outlives the process: after a clock that was set back nobody knows its age
+        if not 0 <= now - receipt.at <= RECEIPT_MAX_AGE:
             holds.append(
-                Hold("unknown-state", f"the receipt is older than {RECEIPT_MAX_AGE / 60:.0f} minutes")
+                Hold(
+                    "unknown-state",
+                    f"the receipt is not of the last {RECEIPT_MAX_AGE / 60:.0f} minutes; it must be renewed",
+                )
             )
     if inventory.instance_id != machine.instance_id:
         holds.append(Hold("unknown-state", "the listing is of another machine"))

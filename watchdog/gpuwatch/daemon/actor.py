@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from gpuproviders.errors import ProviderError
-from gpuwatch.box.errors import BoxError, HostKeyChanged
+from gpuwatch.box.errors import BoxError, BoxFault, HostKeyChanged
 from gpuwatch.daemon import collecting, destroying, preparing, renting
 from gpuwatch.daemon.companion import accompany
 from gpuwatch.daemon.context import Context
@@ -153,6 +153,8 @@ class Actor:
         sentinel = await self.link.sentinel()
         self.live.say("stopping the job")
         state = await sentinel.stop("job", grace=30)
+        if state.phase in ("starting", "running"):
+            raise BoxFault("the job was told to stop and still runs; it is told again")
         self.live.say(None)
         if self._run.state in (State.RUNNING, State.PREPARING):
             await self._ctx.ledger.append(self._id, job_ended(state.phase, state.exit_code))

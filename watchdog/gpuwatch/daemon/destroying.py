@@ -16,6 +16,7 @@ from gpuwatch.daemon.link import Backoff, Link, alias
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.absence import AFTER_DESTROY
+from gpuwatch.lifecycle.decide import Destroy, decide
 from gpuwatch.lifecycle.run import Phase, Run, State
 from gpuwatch.spec import RunSpec
 from gpuwatch.vault.layout import VaultUnusable
@@ -24,7 +25,10 @@ log = structlog.get_logger()
 
 
 async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
-    """Ask custody, write the intent, send the destroy. A refusal leads back to collecting."""
+    """Ask custody, write the intent, send the destroy. A refusal leads back to collecting.
+
+    Returns without an act when the run is not to be destroyed any more.
+    """
     machine = run.machine
     if machine is None or machine.instance_id is None:
         raise RuntimeError(f"run {run.id} destroys without a machine")
@@ -32,6 +36,8 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
     backoff = Backoff(1, 60)
     while True:
         run = ctx.ledger.runs[run.id]
+        if not isinstance(decide(run, spec), Destroy):
+            return
         if machine.destroy is not Phase.NONE and await fleet.await_absence(
             machine.instance_id, AFTER_DESTROY
         ):
@@ -51,6 +57,9 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
             live.say(f"the last look before destroying failed: {error}")
             await backoff.wait()
             continue
+        # while we looked, the wish may have been taken back; from here to the event the loop does not turn
+        if not isinstance(decide(ctx.ledger.runs[run.id], spec), Destroy):
+            return
         await ctx.ledger.append(run.id, e.DestroySent(permit=permit.ground, instance_id=permit.instance_id))
         try:
             await fleet.provider.destroy(permit)

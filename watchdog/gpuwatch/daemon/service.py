@@ -25,6 +25,7 @@ from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import alias
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.evolve import Impossible
 from gpuwatch.lifecycle.orphans import orphans
 from gpuwatch.lifecycle.run import EVERYTHING, FINAL, Phase, Run, State
 from gpuwatch.paths import Paths
@@ -295,12 +296,19 @@ class Service:
             raise CallFailed(
                 wire.Code.CONFLICT, f"{run.id} is {run.state.value} already; there is nothing to destroy"
             )
-        if order.waive:
-            names = self._waived_files(run, spec, live, order)
-            await self._ctx.ledger.append(run.id, e.Waived(files=names, reason=order.reason))
-        if self._ctx.ledger.runs[run.id].end_requested_by is None:
+        names = self._waived_files(run, spec, live, order) if order.waive else []
+        if run.end_requested_by is None:
             reason = order.reason if order.waive else ""
             await self._ctx.ledger.append(run.id, e.EndRequested(by="a person", reason=reason))
+        if names:
+            # the wish first: a crash between the two must not leave consent that a later wish would find
+            try:
+                await self._ctx.ledger.append(run.id, e.Waived(files=names, reason=order.reason))
+            except Impossible as error:
+                raise CallFailed(
+                    wire.Code.CONFLICT,
+                    f"{run.id} has changed meanwhile, nothing was given up: look at it again",
+                ) from error
         self._nudge(run.id)
         return self._report(self._ctx.ledger.runs[run.id])
 

@@ -238,9 +238,11 @@ def _collect_started(run: Run, _event: e.CollectStarted, _at: float) -> Changes:
     return {"receipt": None}
 
 
-def _collect_blocked(_run: Run, event: e.CollectBlocked, _at: float) -> Changes:
-    # the wish to end is spent: a person decides again, with the holds in view
-    return {"holds": tuple(event.holds), "trouble": "; ".join(event.holds), "end_requested_by": None}
+def _collect_blocked(run: Run, event: e.CollectBlocked, _at: float) -> Changes:
+    # the wish to end is spent: a person decides again, with the holds in view. Unless she gave up everything
+    # while this verdict was made, which it does not know
+    wish = run.end_requested_by if run.given_up else None
+    return {"holds": tuple(event.holds), "trouble": "; ".join(event.holds), "end_requested_by": wish}
 
 
 def _collect_failed(_run: Run, event: e.CollectFailed, _at: float) -> Changes:
@@ -260,10 +262,13 @@ def _end_requested(_run: Run, event: e.EndRequested, _at: float) -> Changes:
 
 
 def _end_cancelled(_run: Run, _event: e.EndCancelled, _at: float) -> Changes:
-    return {"end_requested_by": None, "end_reason": ""}
+    # consent to lose files was given for this wish and goes with it
+    return {"end_requested_by": None, "end_reason": "", "waivers": ()}
 
 
 def _waived(run: Run, event: e.Waived, _at: float) -> Changes:
+    if run.end_requested_by is None:
+        raise Impossible(f"nobody wants run {run.id} to end: there is nothing to give files up for")
     return {"waivers": tuple(dict.fromkeys((*run.waivers, *event.files)))}
 
 
@@ -274,10 +279,14 @@ def _destroy_sent(run: Run, event: e.DestroySent, at: float) -> Changes:
 
 
 def _destroy_accepted(run: Run, _event: e.DestroyAccepted, _at: float) -> Changes:
+    if _machine(run).destroy is Phase.NONE:
+        raise Impossible(f"no destroy of run {run.id} was sent")
     return _with(run, destroy=Phase.ACCEPTED)
 
 
 def _destroy_failed(run: Run, event: e.DestroyFailed, _at: float) -> Changes:
+    if _machine(run).destroy is Phase.NONE:
+        raise Impossible(f"no destroy of run {run.id} was sent")
     return _with(run, destroy=Phase.UNKNOWN) | {"trouble": event.reason}
 
 
