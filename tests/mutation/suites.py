@@ -1,0 +1,31 @@
+"""Which modules are mutated by rule, and the narrowest tests that must notice a change in each."""
+
+from __future__ import annotations
+
+_CORE = "tests/unit/core/test_core_"
+_W = "watchdog/gpuwatch/"
+
+
+def core(*names: str) -> tuple[str, ...]:
+    """Test files of the core by their short names."""
+    return tuple(f"{_CORE}{name}.py" for name in names)
+
+
+SYSTEMATIC: dict[str, tuple[str, ...]] = {
+    f"{_W}custody/complete.py": core("whole_and_absent"),
+    f"{_W}custody/facts.py": core("custody_rules"),
+    f"{_W}custody/permit.py": core("permit", "lifecycle"),
+    f"{_W}custody/rules.py": core("custody_rules"),
+    f"{_W}custody/scrub.py": core("scrub"),
+    f"{_W}lifecycle/absence.py": core("whole_and_absent"),
+    f"{_W}lifecycle/decide.py": core("lifecycle"),
+    f"{_W}lifecycle/events.py": core("ledger", "lifecycle"),
+    f"{_W}lifecycle/evolve.py": core("lifecycle"),
+    f"{_W}lifecycle/orphans.py": ("tests/unit/test_daemon_pure.py",),
+    f"{_W}lifecycle/run.py": core("lifecycle"),
+}
+
+
+def tests_of(module: str) -> tuple[str, ...]:
+    """The narrow tests of a module of the pure core."""
+    return SYSTEMATIC[module]
