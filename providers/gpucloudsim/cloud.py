@@ -8,11 +8,11 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
-from gpucloudsim.boxes.box import BoxSpec
 from gpucloudsim.boxes.fleet import Fleet, Wish
 from gpucloudsim.engine import lifecycle
 from gpucloudsim.engine.market import SECOND
 from gpucloudsim.engine.model import Instance, Phase, RentRequest, World
+from gpucloudsim.faces.vendor import Vendor
 from gpucloudsim.faults import Faults
 from gpucloudsim.store import Memory, Store
 
@@ -22,8 +22,9 @@ TICK_S = 0.1
 class Cloud:
     """One account in one market, with boxes."""
 
-    def __init__(self, store: Store, memory: Memory, directory: Path) -> None:
+    def __init__(self, store: Store, memory: Memory, directory: Path, vendor: Vendor) -> None:
         self.store = store
+        self.vendor = vendor
         self.memory = memory
         self.faults = Faults(memory.world.seed, memory.faults)
         self.fleet = Fleet(directory / "boxes", self._transferred)
@@ -81,16 +82,7 @@ class Cloud:
             machine = machines[instance.machine_index]
             running = instance.phase is Phase.RUNNING
             since = (instance.running_since_us or 0) / SECOND
-            spec = BoxSpec(
-                instance_id=instance.id,
-                api_key=instance.api_key,
-                api_url=self.url,
-                env=instance.request.env,
-                onstart=instance.request.onstart,
-                gpu_count=instance.num_gpus,
-                ssh="ssh" in instance.request.runtype or "jupyter" in instance.request.runtype,
-                quirks=instance.quirks,
-            )
+            spec = self.vendor.box(instance, self.url, self.fleet.directory.parent)
             wishes.append(
                 Wish(
                     spec=spec,

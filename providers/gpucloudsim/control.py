@@ -63,6 +63,7 @@ class Control:
         box = self.cloud.fleet.boxes.get(instance.id)
         return {
             "id": instance.id,
+            "public_id": self.cloud.vendor.public_id(instance),
             "label": instance.label,
             "phase": instance.phase.value,
             "want": instance.want.value,

@@ -18,13 +18,18 @@ from aiohttp import web
 from gpucloudsim.cloud import Cloud
 from gpucloudsim.control import Control
 from gpucloudsim.engine.model import World
+from gpucloudsim.faces.runpod import RunpodFace
+from gpucloudsim.faces.runpod.house import RunpodHouse
 from gpucloudsim.faces.vast import VastFace
+from gpucloudsim.faces.vast.house import VastHouse
 from gpucloudsim.faults import KINDS, UnknownFaultError, parse
 from gpucloudsim.store import ForeignStateError, Memory, StateInUseError, Store
 
 EPILOG = """\
 The simulator prints one line of JSON on stdout when it is ready, {"url", "pid", …}, and leaves the same in
-DIR/ready.json. Point any Vast client at it: VAST_URL=<url> vastai --api-key <key> search offers.
+DIR/ready.json. Point any client of the vendor at it:
+  vast     VAST_URL=<url> vastai --api-key <key> search offers
+  runpod   RUNPOD_API_BASE_URL=<url>, for the SDK (GraphQL) and for REST v2 (<url>/v2/…)
 State lives in DIR and survives kill -9; the boxes' processes do, too. It listens on 127.0.0.1 only.
 
 A fault is set as NAME[=ARG][*COUNT][@K][~PROBABILITY]: create_hang_after*1@2 makes the second create hang
@@ -36,12 +41,18 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
         prog="python -m gpucloudsim",
-        description="A simulated GPU cloud with real boxes: Vast.ai's API, SSH, processes, disks and bills on this machine.",
+        description="A simulated GPU cloud with real boxes: Vast.ai's or RunPod's API, SSH, processes, disks and bills.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument(
         "--state", metavar="DIR", type=Path, help="directory that holds the cloud; made if it is missing"
+    )
+    top.add_argument(
+        "--cloud",
+        choices=CLOUDS,
+        default=None,
+        help="whose API it speaks; one directory is one account (default: what DIR remembers, else vast)",
     )
     top.add_argument(
         "--port",
@@ -70,6 +81,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+CLOUDS = ("vast", "runpod")
+
+
 def _bind(port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -95,7 +109,9 @@ def _memory(args: argparse.Namespace, store: Store) -> Memory:
     if memory is None:
         now = Cloud.now()
         world = World(seed=args.seed, started_us=now, deposited_micro=round(args.credit * 1e6), clock_us=now)
-        memory = Memory(world=world, api_key=args.api_key or "sim-key")
+        memory = Memory(world=world, api_key=args.api_key or "sim-key", cloud=args.cloud or "vast")
+    elif args.cloud not in (None, memory.cloud):
+        raise ForeignStateError(f"{args.state} holds a simulated {memory.cloud}; choose another --state")
     if args.api_key:
         memory.api_key = args.api_key
     memory.world.boot_us = round(args.boot_seconds * 1e6)
@@ -116,12 +132,16 @@ async def serve(args: argparse.Namespace) -> int:
     directory: Path = args.state
     store = Store(directory)
     memory = _memory(args, store)
-    cloud = Cloud(store, memory, directory)
-    face, control = VastFace(cloud, args.rate_limits), Control(cloud)
-
+    cloud = Cloud(store, memory, directory, RunpodHouse() if memory.cloud == "runpod" else VastHouse())
+    control = Control(cloud)
     api, results = web.Application(client_max_size=4 << 20), web.Application()
-    api.add_routes([*face.routes(), *control.routes()])
-    results.add_routes(face.result_routes())
+    api.add_routes(control.routes())
+    if memory.cloud == "runpod":
+        api.add_routes(RunpodFace(cloud, args.rate_limits).routes())
+    else:
+        vast = VastFace(cloud, args.rate_limits)
+        api.add_routes(vast.routes())
+        results.add_routes(vast.result_routes())
     api_socket = _bind_again(args.port, memory.port)
     results_socket = _bind_again(0, memory.results_port)
     memory.port, memory.results_port = api_socket.getsockname()[1], results_socket.getsockname()[1]

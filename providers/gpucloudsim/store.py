@@ -19,6 +19,8 @@ class Memory(msgspec.Struct):
 
     world: World
     api_key: str
+    cloud: str = "vast"
+    """Whose API it speaks."""
     faults: list[Fault] = []
     port: int = 0
     results_port: int = 0

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucloudsim.boxes import nvidia_smi
+from gpucloudsim.boxes.container import Container, Program
 from gpucloudsim.boxes.files import used_bytes
 from gpucloudsim.boxes.processes import MARKER, kill_all
 from gpucloudsim.boxes.sessions import Count, Shell
@@ -48,6 +49,14 @@ class BoxSpec:
     gpu_count: int
     ssh: bool
     quirks: Quirks
+    session: tuple[tuple[str, str], ...]
+    """The vendor's own variables in every session; `{port}` stands for the direct SSH port."""
+    banner: str = ""
+    """What SSH says before it lets anyone in."""
+    key_file: str | None = None
+    """Where in HOME the vendor leaves the instance's own key."""
+    program: Program | None = None
+    """Process 1 where the vendor runs the container's command; None where `onstart` is run beside sshd."""
 
 
 class Box:
@@ -61,6 +70,7 @@ class Box:
         self._count = count
         self._sockets = self._bind()
         self._host: SshHost | None = None
+        self._container = Container(path, spec.program) if spec.program is not None else None
         self._onstart: subprocess.Popen[bytes] | None = None
 
     @property
@@ -99,13 +109,7 @@ class Box:
             "TMPDIR": str(self.path / "tmp"),
             "WORKSPACE": str(self.path / "workspace"),
             "DATA_DIRECTORY": str(self.path / "workspace"),
-            "CONTAINER_ID": str(spec.instance_id),
-            "CONTAINER_API_KEY": spec.api_key,
-            "VAST_CONTAINERLABEL": f"C.{spec.instance_id}",
-            "VAST_URL": spec.api_url,
-            "VAST_TCP_PORT_22": str(direct),
-            "PUBLIC_IPADDR": "127.0.0.1",
-            "GPU_COUNT": str(spec.gpu_count),
+            **{name: value.replace("{port}", str(direct)) for name, value in spec.session},
             "BOX_BOOT_ID": boot_id.strip(),
         }
         if spec.quirks.env_in_ssh:
@@ -134,7 +138,23 @@ class Box:
         self.sync_keys(keys)
         self.boot = boot
         (self.path / "var" / "up").write_text(str(boot))
-        self._run_onstart()
+        if self._container is not None:
+            self._container.start({**self._customer_env(), **self.env()})
+        else:
+            self._run_onstart()
+
+    @property
+    def serves_ssh(self) -> bool:
+        """Whether something in the container answers on the SSH port."""
+        return self._container is None or self._container.sshd
+
+    async def tend(self) -> bool:
+        """A container that ended is started again. True when it has just ended, and SSH with it."""
+        if self._container is None or not self.boot or not self._container.tend():
+            return False
+        await self.hang_up()
+        await asyncio.to_thread(kill_all, self.path)
+        return True
 
     async def listen(self) -> None:
         """Let SSH in."""
@@ -145,7 +165,10 @@ class Box:
         if not key.exists():
             new_host_key(key)
         greeted = self.path / "var" / "greeted"
-        access = Access(self.home / ".ssh" / "authorized_keys", 0 if greeted.exists() else quirks.ssh_denied)
+        banner = self.spec.banner
+        access = Access(
+            self.home / ".ssh" / "authorized_keys", 0 if greeted.exists() else quirks.ssh_denied, banner
+        )
         greeted.touch()
         self._host = SshHost(self.path, self.home, access, self.shell, quirks.quota_bytes, self._count)
         if quirks.ssh_silent:
@@ -168,6 +191,9 @@ class Box:
         self._reap()
         self.boot = 0
         (self.path / "var" / "up").unlink(missing_ok=True)
+        if self._container is not None:
+            self._container.ended()
+            await asyncio.to_thread(self._lose_container_disk)
         quirks = self.spec.quirks
         if quirks.host_key_changes:
             (self.path / "var" / "host_key").unlink(missing_ok=True)
@@ -175,6 +201,16 @@ class Box:
             (self.path / "var" / "ports").unlink(missing_ok=True)
             self.release()
             self._sockets = self._bind()
+
+    def _lose_container_disk(self) -> None:
+        """A stopped container's disk is gone; a volume stays."""
+        program = self.spec.program
+        kept = {"var"} if program is None or not program.keeps_workspace else {"var", "workspace"}
+        for path in self.path.iterdir():
+            if path.name not in kept and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        for name in ("furnished", "host_key", "greeted"):
+            (self.path / "var" / name).unlink(missing_ok=True)
 
     def release(self) -> None:
         """Give the reserved ports back."""
@@ -208,8 +244,8 @@ class Box:
         file.write_text("".join(f"{line}\n" for line in kept))
 
     def log_text(self) -> str:
-        """What the container wrote (the output of onstart)."""
-        return self._read("root/onstart.log")
+        """What the container wrote (the output of its command, or of onstart)."""
+        return self._read("root/onstart.log" if self._container is None else "var/container.log")
 
     def _read(self, name: str) -> str:
         try:
@@ -231,11 +267,17 @@ class Box:
         """Make what a container's image and the vendor put there, once."""
         if (self.path / "var" / "furnished").exists():
             return
+        volume = self.spec.program.volume if self.spec.program is not None else None
+        if volume is not None and not (self.path / "workspace").exists():
+            volume.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "workspace").symlink_to(volume)
         for name in ("root/.ssh", "workspace", "tmp", "bin", "var"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
-        key = self.home / ".vast_api_key"
-        key.write_text(self.spec.api_key + "\n")
-        key.chmod(0o600)
+        if self.spec.key_file is not None:
+            key = self.home / self.spec.key_file
+            key.write_text(self.spec.api_key + "\n")
+            key.chmod(0o600)
         first = {**self._customer_env(), **self.env()}
         lines = "".join(f"{name}={value}\n" for name, value in first.items() if name != MARKER)
         (self.home / ".container_env").write_text(lines)
@@ -254,6 +296,8 @@ class Box:
             smi.chmod(0o755)
         if self.spec.quirks.no_python:
             self._farm_without_python()
+        if self._container is not None:
+            self._container.furnish()
         (self.path / "var" / "furnished").touch()
 
     def _farm_without_python(self) -> None:

@@ -80,6 +80,8 @@ class Fleet:
             for number, wish in self._wishes.items():
                 if self._settled.get(number) != wish:
                     await self._fit(wish)
+                if await self.boxes[number].tend():
+                    self._settled.pop(number, None)
 
     def follows(self, number: int, boots: int) -> bool:
         """Whether the box has done what its last wish asks (up with this start, down, or deleted)."""
@@ -117,7 +119,7 @@ class Fleet:
         box.sync_keys(wish.keys)
         if not wish.reachable:
             await box.hang_up()
-        elif time.time() >= wish.ssh_from:
+        elif time.time() >= wish.ssh_from and (box.serves_ssh or not wish.spec.ssh):
             await box.listen()
         else:
             return  # not settled: it will listen later

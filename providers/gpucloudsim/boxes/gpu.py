@@ -70,6 +70,8 @@ def measure(
     box: Path, processes: list[psutil.Process], load: Load, now: float, gpu: GpuModel, count: int
 ) -> tuple[list[Row], list[Row]]:
     """(GPU rows, process rows) as of now (monotonic seconds); updates `load`."""
+    if count == 0:
+        return [], []  # a start that came back without GPUs
     seen = _work(processes)
     elapsed = now - load.at
     busy, resident = 0.0, 0

@@ -23,10 +23,6 @@ from gpucloudsim.boxes.forwarding import forward
 from gpucloudsim.boxes.sessions import Count, Shell, run
 
 VERSION = "OpenSSH_8.9p1 Ubuntu-3ubuntu0.13"
-BANNER = (
-    "Welcome to vast.ai. If authentication fails, try again after a few seconds, and double check your ssh key.\n"
-    "Have fun!\n"
-)
 MAX_SESSIONS = 10
 """sshd's default: more channels on one connection are refused."""
 PORT_RANGE = (20_000, 30_000)
@@ -40,6 +36,7 @@ class Access:
     authorized_keys: Path
     denials_left: int
     """Authentications still to fail before the keys have reached the box."""
+    banner: str = ""
 
 
 def _bound(port: int, reuse: bool) -> socket.socket | None:
@@ -91,8 +88,9 @@ class _Server(asyncssh.SSHServer):
         self._host.connections.discard(self._conn)
 
     def begin_auth(self, username: str) -> bool:
-        self._conn.send_auth_banner(BANNER)
         access = self._host.access
+        if access.banner:
+            self._conn.send_auth_banner(access.banner)
         if access.denials_left > 0:
             access.denials_left -= 1
             self._denied = True

@@ -146,7 +146,7 @@ def rent(world: World, offer_id: int, request: RentRequest, quirks: Quirks, now:
         created_us=now,
         request=request,
         api_key=secret,
-        price_micro=offer.price_micro,
+        price_micro=offer.price_micro if request.price_micro is None else request.price_micro,
         storage_micro_per_gb_month=machine.storage_micro_per_gb_month,
         up_micro_per_gb=machine.up_micro_per_gb,
         down_micro_per_gb=machine.down_micro_per_gb,
@@ -418,6 +418,15 @@ def _expire(instance: Instance, now: int, why: str) -> None:
         _enter(instance, Phase.STOPPED, now)
 
 
+def _run_out(world: World, instance: Instance, now: int) -> None:
+    if world.broke_means_gone:
+        instance.want = Want.STOPPED
+        _enter(instance, Phase.DESTROYED, now)
+        instance.destroyed_us, instance.destroyed_by = now, "credit exhausted"
+    else:
+        _expire(instance, now, "credit exhausted")
+
+
 def advance(world: World, now: int) -> None:
     """Let time pass: bill, boot, stop, outbid, expire, run out of credit.
 
@@ -438,5 +447,5 @@ def advance(world: World, now: int) -> None:
         if _units_left(world) <= 0:
             for instance in world.instances.values():
                 if instance.exists and instance.want is Want.RUNNING:
-                    _expire(instance, moment, "credit exhausted")
+                    _run_out(world, instance, moment)
     _accrue(world, now)

@@ -86,6 +86,10 @@ class RentRequest(msgspec.Struct, frozen=True):
     bid_micro: int | None = None
     """Bid per hour for all GPUs; None rents on demand."""
     start: bool = True
+    price_micro: int | None = None
+    """Micro-dollars per hour for all GPUs where the vendor has list prices; None takes the market's."""
+    disk_micro: tuple[int, int] | None = None
+    """Micro-dollars per hour for the disks (running, stopped); None prices `disk_gb` as the market does."""
     vendor: dict[str, Any] = {}
     """Fields that only the vendor's face understands and wants back."""
 
@@ -147,6 +151,9 @@ class Instance(msgspec.Struct):
     @property
     def disk_rate(self) -> int:
         """Micro-dollars per hour for the disk, in every phase until destroyed."""
+        if self.request.disk_micro is not None:
+            running, stopped = self.request.disk_micro
+            return running if self.phase is Phase.RUNNING else stopped
         return round(self.request.disk_gb * self.storage_micro_per_gb_month / MONTH_HOURS)
 
     @property
@@ -185,6 +192,16 @@ class SshKey(msgspec.Struct, frozen=True):
     created_us: int
 
 
+class NetworkVolume(msgspec.Struct):
+    """A disk of the account that outlives the instances it is mounted on."""
+
+    id: str
+    name: str
+    size_gb: int
+    place: str
+    kind: str = "STANDARD"
+
+
 class World(msgspec.Struct):
     """Everything the simulated cloud knows. Small: the market itself is computed, not stored."""
 
@@ -199,3 +216,6 @@ class World(msgspec.Struct):
     keys: dict[int, SshKey] = {}
     bumps: dict[int, int] = {}
     consumed: set[int] = set()
+    volumes: dict[str, NetworkVolume] = {}
+    broke_means_gone: bool = False
+    """At the end of the credit instances are destroyed, not stopped."""

@@ -112,7 +112,7 @@ class Gate:
             return self._throttled(endpoint, kind or "json", float(retry) if retry else None)
         if take("html", endpoint) is not None:
             return web.Response(
-                body=b"<!doctype html><html><body>Vast.ai</body></html>", content_type="text/html"
+                body=b"<!doctype html><html><body>Just a moment...</body></html>", content_type="text/html"
             )
         if take("empty_object", endpoint) is not None:
             return answer({})
