@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -73,7 +73,8 @@ class Slot:
     busy: Task | None = None
     pid: int = 0
     since: float = 0.0
-    clean: dict[str, tuple[str, float]] = field(default_factory=dict)
+    clean: str = ""
+    """The module as it was, while a mutant stands in its place."""
 
 
 def plan(only: Iterable[str]) -> list[Task]:
@@ -124,7 +125,7 @@ class Runner:
 
     def _start(self, slot: Slot, task: Task) -> None:
         target = slot.folder / task.module
-        slot.clean[task.module] = ((ROOT / task.module).read_text(), target.stat().st_mtime)
+        slot.clean = target.read_text()
         self._write(target, task.source)
         slot.busy, slot.since = task, time.monotonic()
         slot.pid = os.fork()
@@ -151,7 +152,7 @@ class Runner:
             task, slot.busy = slot.busy, None
             task.seconds = time.monotonic() - slot.since
             task.verdict, task.by = _verdict(slot.folder, late=late and pid == 0)
-            self._write(slot.folder / task.module, slot.clean.pop(task.module)[0])
+            self._write(slot.folder / task.module, slot.clean)
             return task
         time.sleep(0.05)
         return None

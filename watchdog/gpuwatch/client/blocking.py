@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 import msgspec
 
 from gpuwatch.client import wire
-from gpuwatch.client.errors import CallFailed, DaemonUnreachable
+from gpuwatch.client.errors import CallFailed, DaemonUnreachable, read_result
 
 R = TypeVar("R", bound=wire.Struct)
 _REPLY = msgspec.json.Decoder(wire.Reply)
@@ -63,11 +63,11 @@ class Client:
                     break
         except TimeoutError as error:
             raise DaemonUnreachable(f"gpuwatch did not answer {method} in {self._timeout:.0f} s") from error
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *wire.UNREADABLE) as error:
             raise DaemonUnreachable(f"the connection to gpuwatch broke during {method}: {error}") from error
         if reply.error is not None:
             raise CallFailed(reply.error.code, reply.error.message, reply.error.data)
-        return msgspec.json.decode(reply.result, type=result)
+        return read_result(reply, method, result)
 
     def notices(self, params: wire.Subscribe) -> Iterator[wire.Notice]:
         """Subscribe and yield notifications until the daemon ends the stream or goes away."""
@@ -76,12 +76,13 @@ class Client:
         while True:
             try:
                 reply = _REPLY.decode(self._line())
-            except (OSError, msgspec.DecodeError) as error:
+                notice = (
+                    msgspec.json.decode(reply.params, type=wire.Notice) if reply.method == "notice" else None
+                )
+            except (OSError, *wire.UNREADABLE) as error:
                 raise DaemonUnreachable(f"the connection to gpuwatch broke: {error}") from error
-            if reply.method == "notice":
-                notice = msgspec.json.decode(reply.params, type=wire.Notice)
-                if notice.subscription == subscription:
-                    yield notice
+            if notice is not None and notice.subscription == subscription:
+                yield notice
 
     def _line(self) -> bytes:
         while b"\n" not in self._buffer:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+
+from gpuwatch.client import wire
+
+R = TypeVar("R", bound=wire.Struct)
 
 
 class CallFailed(Exception):
@@ -19,3 +25,14 @@ class DaemonUnreachable(CallFailed):
 
     def __init__(self, message: str) -> None:
         super().__init__("unreachable", message)
+
+
+def read_result(reply: wire.Reply, method: str, result: type[R]) -> R:
+    """What a call returned. Raises DaemonUnreachable when that is not what this version knows."""
+    try:
+        return msgspec.json.decode(reply.result, type=result)
+    except wire.UNREADABLE as error:
+        raise DaemonUnreachable(
+            f"gpuwatch answered {method} in a way that this version does not know ({error}); if one of the two was "
+            "upgraded, restart it: `gpuwatch stop`, then start it again"
+        ) from error

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from gpuwatch.client import wire
-from gpuwatch.client.errors import CallFailed, DaemonUnreachable
+from gpuwatch.client.errors import CallFailed, DaemonUnreachable, read_result
 
 R = TypeVar("R", bound=wire.Struct)
 _REPLY = msgspec.json.Decoder(wire.Reply)
@@ -84,7 +84,7 @@ class AsyncClient:
             self._waiting.pop(ident, None)
         if reply.error is not None:
             raise CallFailed(reply.error.code, reply.error.message, reply.error.data)
-        return msgspec.json.decode(reply.result, type=result)
+        return read_result(reply, method, result)
 
     async def notices(self, params: wire.Subscribe) -> AsyncIterator[wire.Notice]:
         """Subscribe and yield notifications; raises DaemonUnreachable when the connection breaks."""
@@ -117,7 +117,7 @@ class AsyncClient:
                     self._deliver(msgspec.json.decode(reply.params, type=wire.Notice))
                 elif reply.id is not None and (future := self._waiting.get(reply.id)) and not future.done():
                     future.set_result(reply)
-        except (OSError, ValueError, msgspec.DecodeError) as error:
+        except (OSError, ValueError, *wire.UNREADABLE) as error:
             reason = str(error) or type(error).__name__
         finally:
             self._fail(reason)

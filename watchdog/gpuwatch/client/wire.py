@@ -18,6 +18,8 @@ import msgspec
 PROTOCOL = 1
 MAX_LINE = 1 << 22
 """Longest line either side accepts, bytes."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding a line can raise, when the other side is broken or of another version."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):

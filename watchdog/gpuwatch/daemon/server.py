@@ -9,18 +9,25 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
 
+from gpuwatch.clean import clean
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 from gpuwatch.daemon.service import Service
 
 log = structlog.get_logger()
+P = TypeVar("P", bound=wire.Struct)
 
 BACKLOG_BYTES = 32 << 20
 """Bytes waiting for a client that does not read; beyond, it is cut off and may come back."""
+MAX_CALLS = 64
+"""Calls of one client that are worked on at once; further lines wait in the socket."""
+MAX_STREAMS = 32
+"""Streams of one client; the app needs four."""
 _REQUEST = msgspec.json.Decoder(wire.Request)
 _ENCODER = msgspec.json.Encoder()
 
@@ -83,6 +90,7 @@ class _Client:
         self._writer = writer
         self._streams: dict[int, asyncio.Task[None]] = {}
         self._next = 0
+        self._turns = asyncio.Semaphore(MAX_CALLS)
 
     async def talk(self) -> None:
         if _peer_uid(self._writer) != os.getuid():
@@ -104,7 +112,7 @@ class _Client:
         while line := await self._reader.readline():
             try:
                 request = _REQUEST.decode(line)
-            except msgspec.DecodeError as error:
+            except wire.UNREADABLE as error:
                 self._send(
                     wire.Reply(
                         error=wire.Failure(code=wire.Code.USAGE, message=f"no JSON-RPC request: {error}")
@@ -116,21 +124,18 @@ class _Client:
             elif request.method == "unsubscribe":
                 self._unsubscribe(request)
             else:
-                tasks.create_task(self._answer(request))
+                await self._turns.acquire()
+                tasks.create_task(self._answer(request)).add_done_callback(lambda _: self._turns.release())
 
     async def _answer(self, request: wire.Request) -> None:
         try:
             params_type, _ = wire.METHODS.get(request.method, (None, None))
             if params_type is None:
                 raise CallFailed(wire.Code.USAGE, f"no method {request.method[:60]!r}")
-            result = await self._service.call(
-                request.method, msgspec.json.decode(request.params, type=params_type)
-            )
+            result = await self._service.call(request.method, _params(request, params_type))
             reply = wire.Reply(id=request.id, result=msgspec.Raw(_ENCODER.encode(result)))
         except CallFailed as error:
             reply = _failure(request.id, error.code, str(error), error.data)
-        except msgspec.ValidationError as error:
-            reply = _failure(request.id, wire.Code.USAGE, f"{request.method}: {error}")
         except Exception as error:
             log.exception("call failed", method=request.method)
             reply = _failure(
@@ -142,12 +147,13 @@ class _Client:
 
     def _subscribe(self, request: wire.Request, tasks: asyncio.TaskGroup) -> None:
         try:
-            order = msgspec.json.decode(request.params, type=wire.Subscribe)
+            order = _params(request, wire.Subscribe)
+            if len(self._streams) >= MAX_STREAMS:
+                raise CallFailed(
+                    wire.Code.USAGE, f"{MAX_STREAMS} streams a connection are the most; end one first"
+                )
             if order.run is not None:
                 self._service.find(order.run)
-        except msgspec.ValidationError as error:
-            self._send(_failure(request.id, wire.Code.USAGE, str(error)))
-            return
         except CallFailed as error:
             self._send(_failure(request.id, error.code, str(error)))
             return
@@ -155,13 +161,15 @@ class _Client:
         number = self._next
         answer = wire.Subscribed(subscription=number)
         self._send(wire.Reply(id=request.id, result=msgspec.Raw(_ENCODER.encode(answer))))
-        self._streams[number] = tasks.create_task(self._push(order, number))
+        stream = tasks.create_task(self._push(order, number))
+        self._streams[number] = stream
+        stream.add_done_callback(lambda _: self._streams.pop(number, None))
 
     def _unsubscribe(self, request: wire.Request) -> None:
         try:
-            number = msgspec.json.decode(request.params, type=wire.Unsubscribe).subscription
-        except msgspec.ValidationError as error:
-            self._send(_failure(request.id, wire.Code.USAGE, str(error)))
+            number = _params(request, wire.Unsubscribe).subscription
+        except CallFailed as error:
+            self._send(_failure(request.id, error.code, str(error)))
             return
         if stream := self._streams.pop(number, None):
             stream.cancel()
@@ -190,6 +198,14 @@ class _Client:
             return
         if not transport.is_closing():
             self._writer.write(_ENCODER.encode(reply) + b"\n")
+
+
+def _params(request: wire.Request, kind: type[P]) -> P:
+    """What was asked for. Raises CallFailed."""
+    try:
+        return msgspec.json.decode(request.params, type=kind)
+    except wire.UNREADABLE as error:
+        raise CallFailed(wire.Code.USAGE, f"{clean(request.method, 60)}: {error}") from error
 
 
 def _failure(ident: int, code: str, message: str, data: dict[str, object] | None = None) -> wire.Reply:

@@ -268,7 +268,7 @@ class Service:
     async def events(self, query: wire.EventsRead) -> wire.Events:
         run = None if query.run is None else self.find(query.run).id
         found = await self._ctx.ledger.events(
-            since=query.since, run=run, limit=max(1, min(query.limit, 5000))
+            since=_number(query.since), run=run, limit=max(1, min(query.limit, 5000))
         )
         return wire.Events(
             events=[rows.event_row(x) for x in found], next=found[-1].seq if found else query.since
@@ -403,7 +403,7 @@ class Service:
 
     async def _stream_events(self, order: wire.Subscribe, number: int) -> AsyncIterator[wire.Notice]:
         run = None if order.run is None else self.find(order.run).id
-        since = order.since
+        since = _number(order.since)
         while True:
             changed = asyncio.create_task(self._ctx.ledger.changed())
             try:
@@ -485,6 +485,11 @@ def _problems(error: SpecError) -> list[wire.Problem]:
         wire.Problem(file=error.file, key=p.key, found=p.found, expected=p.expected, message=str(p))
         for p in error.problems
     ]
+
+
+def _number(since: int) -> int:
+    """A number that an event can have."""
+    return max(0, min(since, (1 << 63) - 1))
 
 
 def _read_log(path: Path, offset: int, limit: int) -> tuple[int, int, bytes]:
