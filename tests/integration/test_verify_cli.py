@@ -53,7 +53,7 @@ def vault(tmp_path: Path) -> Vault:
 def gpuwatch(*words: str, home: Path, check: bool = False) -> subprocess.CompletedProcess[str]:
     """The command with an environment that knows no daemon and no ledger."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "GPUTUI_HOME": str(home)}
-    argv = [sys.executable, "-m", "gpuwatch", *words]
+    argv = [str(Path(sys.executable).with_name("gpuwatch")), *words]  # the command that people type
     return subprocess.run(argv, capture_output=True, text=True, env=environment, check=check, timeout=60)
 
 
@@ -139,6 +139,48 @@ def test_flipped_truncated_missing_and_extra_are_named_and_nothing_else(vault: V
     assert told.returncode == 1
     assert all(path in told.stdout for path in findings(shape))
     assert told.stderr == "", "a pipe gets no progress bar"
+
+
+def _flip(run: Path) -> str:
+    before = (run / "out/with space").stat()
+    damage(run, "out/with space")
+    os.utime(run / "out/with space", ns=(before.st_atime_ns, before.st_mtime_ns))  # bit rot leaves no date
+    return "out/with space"
+
+
+def _truncate(run: Path) -> str:
+    os.truncate(run / "ckpt/step-2/model.safetensors", (5 << 20) - 1)
+    return "ckpt/step-2/model.safetensors"
+
+
+def _remove(run: Path) -> str:
+    (run / "ckpt/step-2/MANIFEST.json").unlink()
+    return "ckpt/step-2/MANIFEST.json"
+
+
+def _add(run: Path) -> str:
+    (run / "ckpt/step-2/model.safetensors.1").write_bytes(b"")
+    return "ckpt/step-2/model.safetensors.1"
+
+
+@pytest.mark.parametrize(
+    ("harm", "kind", "exit_code"),
+    [(_flip, "damaged", 1), (_truncate, "truncated", 1), (_remove, "missing", 1), (_add, "extra", 3)],
+    ids=["one flipped bit", "one byte short", "one missing", "one extra"],
+)
+def test_each_harm_alone_is_named_alone(
+    harm: Callable[[Path], str], kind: str, exit_code: int, vault: Vault
+) -> None:
+    name = harm(vault.run("r1-abcd"))
+    shape = report(vault)
+    assert (findings(shape), shape["exit"]) == ({name: kind}, exit_code)
+    assert refused_by_sha256sum(vault) == ({name} if exit_code == 1 else set()), (
+        "sha256sum knows no extra files"
+    )
+    told = gpuwatch("verify", str(vault.root), home=vault.root.parent)
+    assert told.returncode == exit_code
+    named = [line for line in told.stdout.splitlines() if any(path in line for path in (*FILES, name))]
+    assert [name in line and kind in line for line in named] == [True], told.stdout
 
 
 def test_extra_files_and_runs_under_way_are_partial_not_damage(vault: Vault) -> None:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 URL = "https://console.vast.ai"
 _PAGE = 25
 _MAX_PAGES = 400
+_MAX_ROWS = 1000
+"""Rows of one answer; Vast sends 25 instances or 64 offers. What is longer is not from Vast."""
 _SEARCH_CAP = 64
 """Vast returns at most 64 offers a search, whatever the limit says."""
 
@@ -105,7 +107,7 @@ class VastProvider:
             filters["verified"] = {"eq": True}
         body = await self._calls.read("post", "/bundles/", endpoint="search", json_data=filters)
         rows = body.get("offers") if isinstance(body, dict) else None
-        if not isinstance(rows, list):
+        if not isinstance(rows, list) or len(rows) > _MAX_ROWS:
             raise Unavailable("Vast's search answer has no list of offers", provider=NAME)
         parsed = (parse.offer(row, spot=query.spot) for row in rows if isinstance(row, dict))
         offers = [offer for offer in parsed if offer is not None]
@@ -173,7 +175,7 @@ class VastProvider:
             body = await self._calls.read("get", "/api/v1/instances/", endpoint="list", query_args=query)
             whole = isinstance(body, dict) and body.get("success") is True and "next_token" in body
             page = body.get("instances") if whole else None
-            if not isinstance(page, list):
+            if not isinstance(page, list) or len(page) > _MAX_ROWS:
                 raise Unavailable("Vast's list of instances has not the shape of one", provider=NAME)
             before = len(rows)
             for value in page:
