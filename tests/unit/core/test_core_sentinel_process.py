@@ -22,8 +22,6 @@ from gpuwatch.box.frames import Content, FrameParser, Header, Missing, Trailer
 from gpuwatch.box.sentinel import inventory_order, parse_facts, parse_inventory, parse_report
 from gpuwatch.custody.facts import BoxFile
 
-PROGRAM = Path(sentinel.__file__).with_name("sentinel.py")
-
 
 class Box:
     """A folder that stands for a box, and the sentinel run in it."""
@@ -33,6 +31,9 @@ class Box:
         self.work = root / "work"
         self.work.mkdir()
         self.folder = root / ".gpuwatch" / "r1"
+        self.program = root / ".gpuwatch" / "sentinel.py"
+        self.program.parent.mkdir()
+        self.program.write_bytes(sentinel.source())
         self.env = {
             "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
             "HOME": str(root),
@@ -42,7 +43,7 @@ class Box:
 
     def popen(self, command: str, **env: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, str(PROGRAM), command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, str(self.program), command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=self.env | env,
         )  # fmt: skip
 
@@ -304,9 +305,14 @@ def test_a_stage_whose_log_cannot_be_opened_says_so(box: Box) -> None:
 def fake_smi(box: Box) -> None:
     (box.root / "bin").mkdir()
     smi = box.root / "bin" / "nvidia-smi"
+    row = "GPU-{0}, RTX 4090, {1}, 20000, 24564, {2}, 450.00, 61, 2520, 3105, 0x4, [N/A], [N/A], 570.10, 2"
+    rows = [
+        f"echo '{i}, {row.format(i, use, power)}'"
+        for i, (use, power) in enumerate([(97, "300.5"), (5, "[N/A]")])
+    ]
     smi.write_text(
         "#!/bin/sh\n"
-        'case "$*" in *-l*) echo "0, RTX 4090, 97, 20000, 24564, 300.5, 61"; echo "1, RTX 4090, 5, 1, 24564, [N/A], 40"; exec sleep 1000;; '
+        f'case "$*" in *query-compute-apps*) exec sleep 1000;; *-l*) {"; ".join(rows)}; exec sleep 1000;; '
         "esac\necho 'NVIDIA GeForce RTX 4090, 570.10'\n"
     )
     smi.chmod(0o755)

@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from gpuwatch.box.ssh import Box
 from gpuwatch.clean import clean, clean_bytes
 from gpuwatch.custody.facts import BoxFile, Inventory
 from gpuwatch.custody.rules import glob_pattern
+from gpuwatch.telemetry.read import read_progress, read_vitals
+from gpuwatch.telemetry.sample import JobProgress, Vitals
 
 FOLDER = ".gpuwatch"
 MAX_FILES = 1_000_000
@@ -81,6 +83,8 @@ class Report:
     tokens_per_second: float | None
     files: tuple[BoxFile, ...] | None
     """The promised files, when they changed since the last report that had them."""
+    vitals: Vitals = field(default_factory=Vitals)
+    progress: JobProgress = field(default_factory=JobProgress)
 
 
 class Sentinel:
@@ -373,25 +377,34 @@ def parse_report(line: bytes) -> Report:
     at, boot = _number(value.get("at"), _YEAR_5000), value.get("boot_id")
     if at is None or not isinstance(boot, str) or not boot.isalnum():
         raise BoxFault("a report without time or boot id")
-    metrics = value.get("metrics")
-    metrics = metrics if isinstance(metrics, dict) else {}
+    progress = read_progress(value.get("metrics"), value.get("trainer"), value.get("steps"))
+    vitals = read_vitals(value.get("vitals"))
     memory, disk, gpus, files = (value.get(k) for k in ("memory", "disk", "gpus", "files"))
     return Report(
         at=at,
         boot_id=boot[:64],
         job=_state(value.get("job")),
         log_size=_size(value.get("log")) or 0,
-        gpus=_gpus(gpus),
+        gpus=_shown(vitals) if vitals.gpus.rows else _gpus(gpus),
         cpu=_number(value.get("cpu"), 100),
         memory_used=_size(memory[0]) if isinstance(memory, list) and len(memory) == 2 else None,
         memory_total=_size(memory[1]) if isinstance(memory, list) and len(memory) == 2 else None,
         disk_free=_size(disk[0]) if isinstance(disk, list) and len(disk) == 2 else None,
         disk_total=_size(disk[1]) if isinstance(disk, list) and len(disk) == 2 else None,
-        step=_size(metrics.get("step")),
-        steps=_size(value.get("steps")),
-        loss=_number(metrics.get("loss"), 1e12),
-        tokens_per_second=_number(metrics.get("tokens_per_second"), 1e12),
+        step=progress.step,
+        steps=progress.steps,
+        loss=progress.loss,
+        tokens_per_second=progress.tokens_per_second,
         files=_files(files)[0] if isinstance(files, list) and len(files) <= MAX_FILES else None,
+        vitals=vitals,
+        progress=progress,
+    )
+
+
+def _shown(vitals: Vitals) -> tuple[Gpu, ...]:
+    return tuple(
+        Gpu(g.index, g.name, g.utilisation, g.memory_used, g.memory_total, g.power, g.temperature)
+        for g in vitals.gpus.rows
     )
 
 

@@ -120,6 +120,23 @@ class GpuRow(Struct, frozen=True, kw_only=True):
     memory_total: int | None
     power: float | None
     temperature: float | None
+    power_limit: float | None = None
+    clock: float | None = None
+    clock_max: float | None = None
+    """Megahertz of the multiprocessors, now and at most."""
+    throttle: list[str] = []
+    """Why it runs below its clock, as NVML's words in lower case; empty when nothing or unknown."""
+    ecc_errors: int | None = None
+
+
+class AlarmRow(Struct, frozen=True, kw_only=True):
+    """Something wrong with a box. `name` and `subject` identify it while it lasts."""
+
+    name: str
+    subject: str
+    severity: str
+    """`note`, `warn` or `alarm`."""
+    text: str
 
 
 class HoldRow(Struct, frozen=True, kw_only=True):
@@ -172,6 +189,8 @@ class RunRow(Struct, frozen=True, kw_only=True):
     started_at: float | None
     ended_at: float | None
     exit_code: int | None
+    alarms: list[AlarmRow] = []
+    """What telemetry finds wrong with the box now."""
 
 
 class TransferRow(Struct, frozen=True, kw_only=True):
@@ -236,6 +255,39 @@ class Sample(Struct, frozen=True, kw_only=True):
     step: int | None
     loss: float | None
     tokens_per_second: float | None
+    cores: float | None = None
+    """Cores that everybody but gpuwatch's own processes uses."""
+    load: float | None = None
+    net_received: float | None = None
+    net_sent: float | None = None
+    disk_read: float | None = None
+    disk_written: float | None = None
+    """Bytes per second."""
+    sessions: int | None = None
+    """Logins that are not ours."""
+
+
+class SeriesRead(Struct, frozen=True, kw_only=True):
+    """The last `seconds` of some telemetry series of a run; no names: all that there are."""
+
+    run: str
+    seconds: float = 3600.0
+    series: list[str] = []
+
+
+class Series(Struct, frozen=True, kw_only=True):
+    """One series: rows of [Unix seconds, lowest, mean, highest], each over `span` seconds, oldest first."""
+
+    name: str
+    span: float
+    points: list[list[float]]
+
+
+class SeriesOf(Struct, frozen=True, kw_only=True):
+    """Telemetry history, at the finest resolution that reaches back as far as was asked."""
+
+    run: str
+    series: list[Series]
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -497,6 +549,7 @@ METHODS: dict[str, tuple[type[Struct], type[Struct]]] = {
     "destroy": (Destroy, CustodyReport),
     "destroy.cancel": (Cancel, Empty),
     "log.read": (LogRead, LogChunk),
+    "telemetry.history": (SeriesRead, SeriesOf),
     "events": (EventsRead, Events),
     "subscribe": (Subscribe, Subscribed),
     "unsubscribe": (Unsubscribe, Empty),

@@ -82,7 +82,7 @@ async def _telemetry(ctx: Context, run_id: str, spec: RunSpec, link: Link, live:
         globs=promised_globs(spec), interval=ctx.config.telemetry_interval,
         metrics=f"{sentinel.work}/{out}/metrics.jsonl", status=f"{sentinel.work}/{out}/status.json",
     ):  # fmt: skip
-        live.observe(report, loop.time())
+        live.observe(report, loop.time(), ctx.now())
 
 
 async def _capture(ctx: Context, run_id: str, link: Link, live: Live) -> None:

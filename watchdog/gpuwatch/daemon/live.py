@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpuwatch.box.fetch import Progress
 from gpuwatch.box.sentinel import Report
 from gpuwatch.custody.facts import BoxFile
-
-SAMPLES = 900
-"""Half an hour at one report per 2 s."""
+from gpuwatch.telemetry.watching import Watching
 
 
 @dataclass(slots=True)
@@ -24,7 +21,8 @@ class Live:
     files: tuple[BoxFile, ...] = ()
     """The promised files as last reported."""
     boot_id: str | None = None
-    samples: deque[Report] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    watching: Watching = field(default_factory=Watching)
+    """The box's telemetry: history and alarms."""
     transfer: Progress | None = None
     trouble: str | None = None
     """What keeps the current step from going on, for people; None while it goes on."""
@@ -36,12 +34,15 @@ class Live:
     logged: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def observe(self, report: Report, at: float) -> None:
-        """Take in one report."""
-        self.report, self.report_at = report, at
-        self.samples.append(report)
+    def observe(self, report: Report, at: float, wall: float) -> None:
+        """Take in one report that came at `at` (event-loop time), `wall` in Unix seconds."""
         if report.files is not None:
             self.files = report.files
+        # the listing is kept once, not with every report
+        self.report, self.report_at = replace(report, files=None), at
+        self.watching.observe(
+            wall, report.vitals, report.progress, cpu=report.cpu, running=report.job.phase == "running"
+        )
         self.boot_id = report.boot_id
         event, self.reported = self.reported, asyncio.Event()
         event.set()

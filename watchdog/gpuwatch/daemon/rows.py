@@ -8,13 +8,13 @@ import msgspec
 
 from gpuproviders.model import Offer
 from gpuproviders.money import MicroUsd, accrue, format_usd
-from gpuwatch.box.sentinel import Report
 from gpuwatch.clean import clean, show_path
 from gpuwatch.client import wire
 from gpuwatch.custody.facts import Copy, Inventory
 from gpuwatch.custody.rules import assess, is_promised, is_safe, spoken
 from gpuwatch.daemon import words
 from gpuwatch.daemon.live import Live
+from gpuwatch.daemon.telemetry import alarm_rows, gpu_rows
 from gpuwatch.ledger import StoredEvent
 from gpuwatch.lifecycle.run import FINAL, Machine, Run, State
 from gpuwatch.spec import RunSpec
@@ -83,17 +83,6 @@ def holds(run: Run, exposed: wire.Exposure) -> list[wire.HoldRow]:
     return rows
 
 
-def gpu_rows(report: Report | None) -> list[wire.GpuRow]:
-    """The GPUs of one report."""
-    return [
-        wire.GpuRow(
-            index=g.index, name=g.name, utilisation=g.utilisation, memory_used=g.memory_used,
-            memory_total=g.memory_total, power=g.power, temperature=g.temperature,
-        )
-        for g in (report.gpus or () if report is not None else ())
-    ]  # fmt: skip
-
-
 def run_row(
     run: Run, spec: RunSpec | None, live: Live, copies: Mapping[str, Copy], *, now: float, clock: float
 ) -> wire.RunRow:
@@ -143,20 +132,12 @@ def run_row(
         started_at=run.started_at,
         ended_at=run.ended_at,
         exit_code=run.exit_code,
+        alarms=alarm_rows(live) if run.state not in FINAL else [],
     )
 
 
 def _eta(left: int, rate: float) -> float | None:
     return left / rate if rate > 1 else None
-
-
-def sample_row(report: Report) -> wire.Sample:
-    """One telemetry sample."""
-    return wire.Sample(
-        time=report.at, gpus=gpu_rows(report), cpu=report.cpu, memory_used=report.memory_used,
-        memory_total=report.memory_total, disk_free=report.disk_free, disk_total=report.disk_total,
-        step=report.step, loss=report.loss, tokens_per_second=report.tokens_per_second,
-    )  # fmt: skip
 
 
 def event_row(stored: StoredEvent) -> wire.EventRow:

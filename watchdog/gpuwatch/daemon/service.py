@@ -19,7 +19,7 @@ from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 from gpuwatch.custody.facts import Inventory
 from gpuwatch.custody.rules import assess, waivable
-from gpuwatch.daemon import rows, scrubbing, words
+from gpuwatch.daemon import rows, scrubbing, telemetry, words
 from gpuwatch.daemon.actor import Actor
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import alias
@@ -63,6 +63,7 @@ class Service:
             "destroy": self.destroy,
             "destroy.cancel": self.cancel,
             "log.read": self.read_log,
+            "telemetry.history": self.history,
             "events": self.events,
         }
 
@@ -94,6 +95,9 @@ class Service:
                 runs = self._ctx.ledger.runs.values()
                 alarms += [clean(str(o), 400) for o in orphans(fleet.listing.instances, runs)]
         alarms += scrubbing.alarms(self._ctx.ledger)
+        alarms += telemetry.alarm_lines(
+            {i: live for i, live in self.lives.items() if self._ctx.ledger.runs[i].state not in FINAL}
+        )
         return wire.DaemonStatus(
             version=__version__, pid=os.getpid(), uptime=asyncio.get_running_loop().time() - self._started,
             state_dir=str(self._paths.state), vault=str(self._ctx.vault.root), socket=str(self._paths.socket),
@@ -244,7 +248,7 @@ class Service:
             spec=run.spec,
             ssh=self._ssh(run),
             events=[rows.event_row(x) for x in await self._ctx.ledger.last_events(run.id, 200)],
-            samples=[rows.sample_row(s) for s in live.samples],
+            samples=telemetry.past_samples(live),
             log_path=str(self._ctx.vault.log(run.id)),
         )
 
@@ -264,6 +268,10 @@ class Service:
         return rows.why(
             run, self._spec(run), self.live(run.id), self._ctx.ledger.copies(run.id), now=self._ctx.now()
         )
+
+    async def history(self, order: wire.SeriesRead) -> wire.SeriesOf:
+        run = self.find(order.run)
+        return telemetry.series(run.id, self.live(run.id), order, self._ctx.now())
 
     async def events(self, query: wire.EventsRead) -> wire.Events:
         run = None if query.run is None else self.find(query.run).id
@@ -444,7 +452,7 @@ class Service:
         while True:
             await live.reported.wait()
             if live.report is not None:
-                yield wire.Notice(subscription=number, sample=rows.sample_row(live.report))
+                yield wire.Notice(subscription=number, sample=telemetry.sample_row(live.report))
 
 
 def plan(spec: RunSpec) -> list[str]:

@@ -37,10 +37,11 @@ import threading
 import time
 from typing import Any, TextIO
 
+from gpuwatch.sentinel.vitals import Vitals
+
 VERSION = 1
 CHUNK = 1 << 20
 FRAME = struct.Struct("!I")
-GPU_FIELDS = "index,name,utilization.gpu,memory.used,memory.total,power.draw,temperature.gpu"
 
 
 def emit(value: object) -> None:
@@ -572,48 +573,6 @@ def leave_with_stdin() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-class Gpus:
-    """The newest reading of one long-lived nvidia-smi, restarted now and then when it dies."""
-
-    def __init__(self, interval: float) -> None:
-        self.interval = max(1, int(interval))
-        self.rows: list[list[str]] | None = None
-        self.at = 0.0
-        threading.Thread(target=self.work, daemon=True).start()
-
-    def work(self) -> None:
-        argv = [
-            "nvidia-smi",
-            "--query-gpu=" + GPU_FIELDS,
-            "--format=csv,noheader,nounits",
-            "-l",
-            str(self.interval),
-        ]
-        while True:
-            try:
-                smi = subprocess.Popen(
-                    argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
-                )
-            except OSError:
-                time.sleep(60)
-                continue
-            batch: list[list[str]] = []
-            for line in smi.stdout or ():
-                row = [cell.strip() for cell in line[:500].decode("utf-8", "replace").split(",")]
-                if len(row) != 7:
-                    continue
-                if row[0] == "0" and batch:
-                    batch = []
-                batch.append(row)
-                self.rows, self.at = list(batch), time.monotonic()
-            smi.wait()
-            time.sleep(10)
-
-    def now(self) -> list[list[str]] | None:
-        fresh = self.rows is not None and time.monotonic() - self.at < 5 * self.interval + 5
-        return self.rows if fresh else None
-
-
 def cpu_times() -> tuple[int, int]:
     """(busy, total) jiffies of the machine."""
     fields = read_text("/proc/stat", 400).splitlines()[:1]
@@ -650,12 +609,27 @@ def last_metrics(path: str) -> dict[str, Any] | None:
     return None
 
 
+def heartbeat(path: str) -> dict[str, Any] | None:
+    """What a trainer that speaks the run contract says in status.json; ages by this machine's own clock."""
+    try:
+        status = json.loads(read_text(path))
+    except ValueError:
+        return None
+    if not isinstance(status, dict):
+        return None
+    facts = {key: status.get(key) for key in ("phase", "total_steps", "step_s_ema", "eta_s")}
+    last = status.get("last_step_unix")
+    if isinstance(last, (int, float)):
+        facts["last_step_age"] = max(0.0, round(time.time() - last, 1))
+    return facts
+
+
 def watch() -> None:
     """Report until stdin closes. order: folder, log, interval, inventory (as for list), metrics, status."""
     task = order()
     leave_with_stdin()
     interval = float(task.get("interval", 2))
-    gpus = Gpus(interval)
+    vitals = Vitals(interval, os.path.abspath(__file__))
     before = cpu_times()
     listed: list[list[Any]] | None = None
     due = 0.0
@@ -668,27 +642,23 @@ def watch() -> None:
             pass
         busy, total = cpu_times()
         spent = total - before[1]
-        usage = shutil.disk_usage(
-            task["inventory"]["root"] if os.path.isdir(task["inventory"]["root"]) else "/"
-        )
+        root = task["inventory"]["root"] if os.path.isdir(task["inventory"]["root"]) else "/"
+        usage = shutil.disk_usage(root)
         state = state_of(task["folder"])
         sample: dict[str, Any] = {
             "at": time.time(),
             "boot_id": boot_id(),
             "job": {key: state.get(key) for key in ("phase", "pid", "exit_code", "started", "ended")},
             "log": os.path.getsize(task["log"]) if os.path.exists(task["log"]) else 0,
-            "gpus": gpus.now(),
+            "vitals": vitals.now(root),
             "cpu": round(100.0 * (busy - before[0]) / spent, 1) if spent > 0 else None,
             "memory": memory(),
             "disk": [usage.free, usage.total],
             "metrics": last_metrics(task["metrics"]) if task.get("metrics") else None,
         }
         before = (busy, total)
-        try:
-            status = json.loads(read_text(task["status"])) if task.get("status") else None
-            sample["steps"] = status.get("total_steps") if isinstance(status, dict) else None
-        except ValueError:
-            sample["steps"] = None
+        sample["trainer"] = heartbeat(task["status"]) if task.get("status") else None
+        sample["steps"] = (sample["trainer"] or {}).get("total_steps")
         now = time.monotonic()
         if now >= due:
             rows, problems = inventory(dict(task["inventory"], limit=20000))
