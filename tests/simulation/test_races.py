@@ -6,13 +6,19 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from simulation.cloud import Box, Job
+from simulation.boxes import SimulatedAgent
+from simulation.cloud import Box, Job, SimulatedProvider
 from simulation.world import World
 
+from gpuproviders.errors import Ambiguous, Unavailable
+from gpuproviders.model import Created, Listing, Offer, Order
+from gpuproviders.money import MicroUsd
 from gpuwatch.box.sentinel import StageState
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
+from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle.absence import AFTER_DESTROY
 from gpuwatch.lifecycle.run import Run, State
 
 SPEC = """
@@ -141,8 +147,6 @@ def test_a_crash_inside_an_order_to_give_files_up_leaves_no_waiver_without_a_wis
 
 
 def test_a_job_that_does_not_end_is_not_taken_for_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    from simulation.boxes import SimulatedAgent
-
     honest = SimulatedAgent.stop
     asked: list[str] = []
 
@@ -185,3 +189,79 @@ def test_an_order_that_is_too_late_says_so() -> None:
 
         world.live(script)
         world.check_end()
+
+
+def neighbour(world: World) -> str:
+    """Somebody else's machine in the same account; its id."""
+    offer = Offer(
+        provider="vast", offer_id="5", machine_id="m5", gpu_name="RTX 4090", gpu_count=1, gpu_memory=1,
+        price=MicroUsd(1), disk_price=MicroUsd(1),
+    )  # fmt: skip
+    judge, world.cloud.judge_create = world.cloud.judge_create, lambda _: None
+    made = world.cloud.rent(Order(label="my colleague's", offer=offer, image="x", disk=1))
+    world.cloud.judge_create = judge
+    return made.instance_id
+
+
+@pytest.mark.parametrize("answer", ["plain", "ambiguous", "someone else's later"])
+def test_an_answer_that_names_somebody_elses_machine_leads_to_ours_and_leaves_theirs(
+    answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I2: machines that are not ours are listed, never touched; whatever the answer to our create says."""
+    honest = SimulatedProvider.create
+    with World(6) as world:
+        with_job(world)
+        theirs = neighbour(world)
+
+        async def wrong(self: SimulatedProvider, order: object) -> Created:
+            await honest(self, order)
+            if answer == "ambiguous":
+                raise Ambiguous("500", instance_id=theirs)
+            return Created(theirs)
+
+        monkeypatch.setattr(SimulatedProvider, "create", wrong)
+        if answer == "someone else's later":  # listed only when we count on it already
+            world.cloud.machines[theirs].seen_from = world.time.now + 40
+
+        async def script(world: World) -> None:
+            run = await world.launch(SPEC, "k")
+            await asyncio.sleep(4000)
+            if only(world).state not in (State.GONE, State.FAILED):
+                await world.children.service.destroy(wire.Destroy(run=run))
+            await asyncio.sleep(4000)
+
+        world.live(script)
+        mine = [m for m in world.cloud.machines.values() if m.instance_id != theirs]
+        assert world.cloud.machines[theirs].alive, "somebody else's machine was destroyed"
+        assert world.cloud.machines[theirs].box.job.started is None, "our job ran on somebody else's machine"
+        if answer != "someone else's later":
+            assert only(world).state is State.GONE
+            assert not any(m.alive for m in mine)
+            assert (world.vault.root / only(world).id / "model.bin").exists()
+
+
+def test_a_look_up_that_asked_another_account_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I3: the key is exchanged between a listing and the look-up, and back: nobody says whose answer that was."""
+    with World(7) as world:
+        theirs = neighbour(world)
+        looked = [False]
+
+        async def nobody(_self: SimulatedProvider, _instance_id: str) -> None:
+            looked[0] = True
+
+        async def listing(self: SimulatedProvider) -> Listing:
+            if looked[0] and not world.time.now % 2:
+                raise Unavailable("another account")
+            return Listing(tuple(self._row(m) for m in world.cloud.machines.values() if looked[0]))
+
+        monkeypatch.setattr(SimulatedProvider, "instance", nobody)
+        monkeypatch.setattr(SimulatedProvider, "instances", listing)
+        found: list[object] = []
+
+        async def script(world: World) -> None:
+            fleet: Fleet = world.children._ctx.fleets["vast"]
+            fleet.need()
+            found.append(await fleet.await_absence(theirs, AFTER_DESTROY))
+
+        world.live(script)
+        assert found == [None], "a machine that the next listing shows counts as gone"

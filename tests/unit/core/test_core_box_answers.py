@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from gpuwatch.box.errors import BoxFault
 from gpuwatch.box.sentinel import (
+    Sentinel,
     inventory_order,
     parse_facts,
     parse_inventory,
     parse_report,
 )
+from gpuwatch.box.ssh import Output
 from gpuwatch.custody.rules import matches
 
 BOOT = "b" * 32
@@ -32,6 +34,25 @@ REPORT: dict[str, Any] = {
     "gpus": [["0", "RTX 4090", "97", "20000", "24564", "[N/A]", "61"]], "cpu": 50.0, "memory": [1, 2], "disk": [3, 4],
     "metrics": {"step": 10, "loss": 2.5, "tokens_per_second": 1e5}, "steps": 100, "files": [ROW], "problems": [],
 }  # fmt: skip
+
+
+class Parrot:
+    """A box that fails at everything and says on standard error all that it was told."""
+
+    async def run(self, _argv: list[str], *, stdin: bytes = b"", **_: Any) -> Output:
+        told = json.loads(stdin).get("env", {}).values()
+        return Output(1, b"", b"Traceback: " + " ".join(told).encode() + b" tail" * 40)
+
+
+async def test_what_a_box_was_told_in_confidence_is_in_no_message_of_ours() -> None:
+    agent: Any = Sentinel(Parrot(), "/w", "r1")  # type: ignore[arg-type]
+    secret = "hf_0123456789abcdef0123456789abcdef"
+    for place in (0, 250, 300):  # also where the message is cut in the middle of it
+        with pytest.raises(BoxFault) as failure:
+            await agent.stage("job", command="x", env={"PAD": "p" * place, "HF_TOKEN": secret})
+        words = str(failure.value)
+        assert not any(secret[n : n + 8] in words for n in range(len(secret) - 8)), words
+
 
 JSON = st.recursive(
     st.one_of(

@@ -116,7 +116,8 @@ class Sentinel:
             "folder": self._stage_folder(stage), "work": self.work, "log": self.log, "command": command,
             "env": env, "again": again,
         }  # fmt: skip
-        return _state(await self._ask("start", order))
+        # what a box says goes into the ledger, and it may repeat what it was told
+        return _state(await self._ask("start", order, secrets=[v for v in env.values() if len(v) >= 6]))
 
     async def state(self, stage: str) -> StageState:
         """How far a stage is."""
@@ -225,10 +226,15 @@ class Sentinel:
     def _stage_folder(self, stage: str) -> str:
         return self.folder if stage == "job" else f"{self.folder}/{stage}"
 
-    async def _ask(self, command: str, order: dict[str, Any], *, seconds: float = 60) -> dict[str, Any]:
+    async def _ask(
+        self, command: str, order: dict[str, Any], *, seconds: float = 60, secrets: Sequence[str] = ()
+    ) -> dict[str, Any]:
         done = await self.box.run(self.argv(command), stdin=_line(order), seconds=seconds)
         if done.status != 0:
-            raise BoxFault(f"{command} failed on the box: {clean_bytes(done.stderr[-300:])}")
+            problem = done.stderr
+            for secret in secrets:
+                problem = problem.replace(secret.encode(), b"[secret]")
+            raise BoxFault(f"{command} failed on the box: {clean_bytes(problem[-300:])}")
         return _json(done.stdout)
 
 

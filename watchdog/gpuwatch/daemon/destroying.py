@@ -14,6 +14,7 @@ from gpuwatch.daemon.collecting import judge
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff, Link, alias
 from gpuwatch.daemon.live import Live
+from gpuwatch.daemon.renting import foreign
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.absence import AFTER_DESTROY
 from gpuwatch.lifecycle.decide import Destroy, decide
@@ -60,6 +61,13 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
         # while we looked, the wish may have been taken back; from here to the event the loop does not turn
         if not isinstance(decide(ctx.ledger.runs[run.id], spec), Destroy):
             return
+        why = foreign(ctx, machine, permit.instance_id)
+        if why is not None:
+            live.say(
+                f"instance {permit.instance_id} {why}: it is not touched; if it is ours, give it that label back"
+            )
+            await backoff.wait()
+            continue
         await ctx.ledger.append(run.id, e.DestroySent(permit=permit.ground, instance_id=permit.instance_id))
         try:
             await fleet.provider.destroy(permit)

@@ -119,7 +119,14 @@ class Fleet:
                 else:
                     if found is not None:
                         return None
-                    return f"{absence.count} complete listings without it, and a look-up that finds nothing"
+                    # the look-up says nothing of whose account it asked: a listing after it has to agree
+                    after = await self.next_listing()
+                    if after is not None:
+                        if after.by_id(instance_id) is not None:
+                            return None
+                        return (
+                            f"{absence.count} complete listings without it, and a look-up that finds nothing"
+                        )
             await asyncio.sleep(max(1.0, policy.seconds / policy.listings))
 
     @property

@@ -16,6 +16,7 @@ from gpuwatch.box.sentinel import Facts, StageState
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
+from gpuwatch.daemon.renting import foreign
 from gpuwatch.daemon.secrets import resolve_secrets
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import Run
@@ -46,7 +47,9 @@ async def boot(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) ->
             return
         listing = await fleet.next_listing()
         seen = listing.by_id(machine.instance_id) if listing is not None else None
-        if seen is not None:
+        if seen is not None and (why := foreign(ctx, machine, machine.instance_id)) is not None:
+            live.say(f"instance {machine.instance_id} {why}: it is not used")
+        elif seen is not None:
             if seen.trouble is not None:
                 await ctx.ledger.append(
                     run.id, e.Dud(reason=f"{seen.trouble.value}: {seen.status or 'no reason given'}")

@@ -10,6 +10,7 @@ import structlog
 from gpuproviders.errors import Ambiguous, OfferGone, ProviderError, Refused, Throttled, Unauthorized
 from gpuproviders.model import Offer, OfferQuery, Order
 from gpuproviders.money import MicroUsd, format_usd
+from gpuwatch.clean import clean
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
@@ -119,15 +120,40 @@ async def create_machine(ctx: Context, run: Run, spec: RunSpec) -> None:
     except Ambiguous as error:
         if error.instance_id is not None:
             # the answer names a machine: it exists, whatever else the answer says
-            rented = e.Rented(label=machine.label, instance_id=error.instance_id, adopted=True)
-            await ctx.ledger.append(run.id, rented)
+            await _adopt(ctx, run, machine, error.instance_id, adopted=True)
         else:
             await ctx.ledger.append(run.id, e.CreateUnknown(label=machine.label, reason=str(error)))
     except ProviderError as error:
         # whatever is no plain refusal may have made a machine: unknown is not "no" (I3)
         await ctx.ledger.append(run.id, e.CreateUnknown(label=machine.label, reason=str(error)))
     else:
-        await ctx.ledger.append(run.id, e.Rented(label=machine.label, instance_id=created.instance_id))
+        await _adopt(ctx, run, machine, created.instance_id, adopted=False)
+
+
+async def _adopt(ctx: Context, run: Run, machine: Machine, instance_id: str, *, adopted: bool) -> None:
+    """Take the machine that the answer names for ours; unless it cannot be, then the label decides."""
+    why = foreign(ctx, machine, instance_id)
+    if why is None:
+        rented = e.Rented(label=machine.label, instance_id=instance_id, adopted=adopted)
+        await ctx.ledger.append(run.id, rented)
+    else:
+        reason = f"the answer names instance {instance_id}, which {why}"
+        log.error("not ours", run=run.id, problem=reason)
+        await ctx.ledger.append(run.id, e.CreateUnknown(label=machine.label, reason=reason))
+
+
+def foreign(ctx: Context, machine: Machine, instance_id: str) -> str | None:
+    """Why an instance cannot be the one that was made under this machine's label, None when it can."""
+    listed = ctx.fleets[machine.provider].instance(instance_id)
+    if listed is not None and listed.label != machine.label:
+        return f"is listed under the label {clean(str(listed.label), 80)}, not {machine.label}"
+    for run in ctx.ledger.runs.values():
+        for other in (*run.past, *([run.machine] if run.machine is not None else [])):
+            if (other.provider, other.instance_id) == (machine.provider, instance_id) and (
+                other.label != machine.label
+            ):
+                return f"is the machine of run {run.id}"
+    return None
 
 
 async def find_by_label(ctx: Context, run: Run, live: Live) -> None:
@@ -142,7 +168,7 @@ async def find_by_label(ctx: Context, run: Run, live: Live) -> None:
         listing = await fleet.next_listing()
         if listing is not None:
             looks += 1
-            found = sorted(listing.by_label(machine.label), key=lambda i: int(i.instance_id))
+            found = sorted(listing.by_label(machine.label), key=lambda i: (len(i.instance_id), i.instance_id))
             if found:
                 # one create, one label: a second one would be the vendor's doing, and stays listed as an orphan
                 live.say(None)
