@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import shutil
@@ -18,9 +19,10 @@ from trainer_runs import TINY, done, lines, losses, start
 
 from gputrain.config import Config
 from gputrain.errors import CheckpointError, ConfigError, ExitCode
-from gputrain.loop import run_training
-from gputrain.saver import Image
+from gputrain.saver import Image, block_of_memory
+from gputrain.session import run_training
 from gputrain.slices import load_slices, slices_of
+from gputrain.tensorfile import BLOCK, CHUNK, FileHash, encode_header, write_hashed
 
 Make = Callable[..., Config]
 
@@ -203,3 +205,19 @@ def test_our_tensor_files_and_those_of_the_safetensors_library_are_the_same(tmp_
     back = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
     load_slices([tmp_path / "theirs.safetensors"], slices_of(back))
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("size", [0, 5, 3 * BLOCK, CHUNK + BLOCK, 2 * CHUNK + 5])
+@pytest.mark.parametrize("skew", [0, 8], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("align", [8, BLOCK])
+def test_a_file_written_past_the_page_cache_has_the_same_bytes(
+    tmp_path: Path, size: int, skew: int, align: int
+) -> None:
+    memory = block_of_memory(size + skew, pin=False)[skew:]
+    memory.copy_(torch.randint(256, (size,), dtype=torch.uint8))
+    header = encode_header([], {}, align=align)
+    written = write_hashed(tmp_path / "file", header, memory.numpy().data)
+    content = (tmp_path / "file").read_bytes()
+    assert content == header + bytes(memory.numpy())
+    assert written == FileHash(len(content), hashlib.sha256(content).hexdigest())
+    assert len(header) % align == 0

@@ -97,6 +97,18 @@ def test_ckpt_dir_is_the_run_directory(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "run" / "DONE.json").exists()
 
 
+def test_without_a_directory_the_run_is_named_after_its_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--set", "model.context=32", "--steps", "2", "--data", str(text)]
+    assert main(["train", "--profile", "nano", *small]) == ExitCode.DONE
+    assert (tmp_path / "runs" / "nano" / "DONE.json").exists()
+    monkeypatch.setenv("RUN_NAME", "mine")
+    assert main(["train", "--profile", "nano", *small]) == ExitCode.DONE
+    assert (tmp_path / "runs" / "mine" / "DONE.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

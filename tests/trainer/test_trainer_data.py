@@ -17,8 +17,8 @@ from gputrain.cli import main
 from gputrain.config import Config, DataConfig
 from gputrain.data import MIX_BLOCK, Sampler, block_slots, open_data
 from gputrain.errors import DataError, ExitCode
-from gputrain.loop import run_training
 from gputrain.order import permute
+from gputrain.session import run_training
 from gputrain.shards import write_shards
 from gputrain.tokenizer import ByteTokenizer, open_tokenizer
 

@@ -18,7 +18,7 @@ from trainer_runs import TINY, done, lines, losses, set_options, start
 
 from gputrain.config import Config
 from gputrain.errors import ConfigError, ExitCode
-from gputrain.loop import run_training
+from gputrain.session import run_training
 
 Make = Callable[..., Config]
 TWO = ("--processes", "2")

@@ -16,9 +16,9 @@ from gputrain import fp8
 from gputrain.config import Config, ModelConfig
 from gputrain.errors import ConfigError
 from gputrain.kernels import attend, rms_norm, rotate
-from gputrain.loop import run_training
 from gputrain.loss import chunked_cross_entropy
 from gputrain.model import GPT, rope_table
+from gputrain.session import run_training
 
 SMALL = ModelConfig(layers=2, width=32, heads=4, context=24, vocab=50)
 

@@ -18,10 +18,10 @@ from trainer_runs import done, lines, losses
 from gputrain.config import Config, ModelConfig, OptimConfig
 from gputrain.errors import DivergedError, ExitCode
 from gputrain.guard import SETTLED, Guard, Verdict, judge
-from gputrain.loop import run_training
 from gputrain.model import GPT
 from gputrain.optim import build_optimisers, initialise_state, named_state
 from gputrain.schedule import rate_share
+from gputrain.session import run_training
 
 Make = Callable[..., Config]
 

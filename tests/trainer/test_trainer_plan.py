@@ -25,8 +25,8 @@ from gputrain.estimate import (
     step_memory,
 )
 from gputrain.hardware import GPUS, find_gpu
-from gputrain.loop import run_training
 from gputrain.model import GPT
+from gputrain.session import run_training
 
 SIZES = {"22m": 22e6, "124m": 124e6, "150m": 150e6, "1b": 1e9, "2b": 2e9, "4b": 4e9}
 

@@ -13,8 +13,8 @@ from trainer_runs import TINY, lines, losses, start
 
 from gputrain.config import Config
 from gputrain.errors import ConfigError, ExitCode
-from gputrain.loop import run_training
 from gputrain.rundir import RunDir
+from gputrain.session import run_training
 
 Make = Callable[..., Config]
 

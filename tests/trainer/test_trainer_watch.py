@@ -16,8 +16,8 @@ from trainer_runs import TINY, lines, losses, set_options
 
 from gputrain.config import Config
 from gputrain.errors import ExitCode
-from gputrain.loop import run_training
 from gputrain.rundir import Phase, is_stalled
+from gputrain.session import run_training
 
 Make = Callable[..., Config]
 PARTS = ({"train.until": 9}, {})

@@ -40,7 +40,11 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("--out", type=Path, help="run directory; made if absent (default: $CKPT_DIR)")
+    train.add_argument(
+        "--out",
+        type=Path,
+        help="run directory; made if absent (default: $CKPT_DIR, else runs/NAME or runs/PROFILE)",
+    )
     train.add_argument("--profile", help=f"built-in: {', '.join(config.profile_names())}")
     train.add_argument("--config", type=Path, help="TOML file; wins over the profile")
     train.add_argument("--data", action="append", help="shards, text file or pattern; may be repeated")
@@ -104,20 +108,26 @@ def load_config(args: argparse.Namespace) -> tuple[config.Config, dict[str, str]
     return config.from_layers(layers)
 
 
+def default_out(name: str) -> Path:
+    """Where a run lives when nobody says: $CKPT_DIR, else ``runs/`` and its name or profile."""
+    chosen = run_directory(os.environ)
+    if not chosen and not name:
+        raise ConfigError("Where to? Give --out RUNDIR (or set CKPT_DIR).")
+    return Path(chosen) if chosen else Path("runs", name)
+
+
 def _train(args: argparse.Namespace) -> int:
     resolved, origins = load_config(args)
     if args.show_config:
         for key, value in resolved.flat().items():
             print(f"{key + ' = ' + config.to_literal(value):<44}# {origins[key]}")
         return 0
-    args.out = args.out or Path(run_directory(os.environ) or ".")
-    if args.out == Path():
-        raise ConfigError("Where to? Give --out RUNDIR (or set CKPT_DIR).")
+    args.out = args.out or default_out(resolved.watch.name or args.profile or "")
     from gputrain.launch import launch, worker_exit
 
     if args.processes > 1:
-        return launch(args.processes, args.out, [*args.argv, "--processes", "1"])
-    from gputrain.loop import run_training
+        return launch(args.processes, args.out, [*args.argv, "--out", str(args.out), "--processes", "1"])
+    from gputrain.session import run_training
 
     try:
         code = int(run_training(resolved, args.out, args.resume))

@@ -81,13 +81,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 SHORT = 512
 """Longest context for which plain matrix products beat the fused kernel on a CPU."""
+ROWS = 64
+"""Queries of a head that attend together; each such block sees only the keys up to its own end."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """Causal attention: q (batch, heads, tokens, head_dim), k and v with as many or fewer heads.
 
     Torch's fused kernel everywhere, except for short contexts on a CPU, where its backward pass is
-    slow: measured at 256 tokens, plain products take 0.86 of its time in float32, 0.41 in bfloat16.
+    slow: measured at 256 tokens, plain products take 0.79 of its time in float32, 0.39 in bfloat16.
     """
     batch, heads, tokens, dim = q.shape
     short = q.device.type == "cpu" and tokens <= SHORT and q.dtype in (torch.bfloat16, torch.float32)
@@ -98,19 +100,51 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     pairs, groups = batch * k.shape[1], heads // k.shape[1]
     queries = q.reshape(pairs, groups, tokens, dim)
     keys, values = k.reshape(pairs, tokens, dim), v.reshape(pairs, tokens, dim)
-    # The first half of the queries sees only the first half of the keys: a quarter less work.
-    half = (tokens + 1) // 2
-    parts = [_attend_rows(queries, keys, values, 0, half), _attend_rows(queries, keys, values, half, tokens)]
-    return torch.cat(parts, dim=2).view(batch, heads, tokens, dim)
+    out: Tensor = ShortAttention.apply(queries, keys, values)  # type: ignore[no-untyped-call]
+    return out.view(batch, heads, tokens, dim)
 
 
-def _attend_rows(queries: Tensor, keys: Tensor, values: Tensor, begin: int, end: int) -> Tensor:
-    """Attention of the queries ``begin … end - 1``: (pairs, groups, end - begin, head_dim).
+class ShortAttention(torch.autograd.Function):
+    """Causal attention of ``q (pairs, groups, tokens, dim)`` to ``k, v (pairs, tokens, dim)``.
 
-    Query heads that share a key head are stacked along the tokens.
+    A pair is a key head of a window; the query heads that share it are its groups, stacked along the
+    rows of one product. A block of rows is multiplied only with the keys it may see, so that little
+    more than half of the square is computed.
     """
-    pairs, groups, _, dim = queries.shape
-    rows = queries[:, :, begin:end].reshape(pairs, groups * (end - begin), dim)
-    mask = torch.full((end - begin, end), float("-inf"), dtype=rows.dtype).triu_(begin + 1).repeat(groups, 1)
-    scores = torch.baddbmm(mask.expand(pairs, -1, -1), rows, keys[:, :end].mT, alpha=dim**-0.5)
-    return torch.bmm(scores.softmax(-1), values[:, :end]).view(pairs, groups, end - begin, dim)
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        pairs, groups, tokens, dim = q.shape
+        out, kept = torch.empty_like(q), []
+        mask = torch.full((ROWS, ROWS), float("-inf"), dtype=q.dtype).triu_(1)
+        for begin in range(0, tokens, ROWS):
+            end = min(begin + ROWS, tokens)
+            scores = torch.bmm(_stacked(q, begin, end).mul_(dim**-0.5), k[:, :end].mT)
+            diagonal = scores.view(pairs, groups, end - begin, end)[..., begin:]
+            diagonal += mask[: end - begin, : end - begin]
+            weights = scores.softmax(-1)
+            kept.append(weights)
+            out[:, :, begin:end] = torch.bmm(weights, v[:, :end]).view(pairs, groups, end - begin, dim)
+        ctx.save_for_backward(q, k, v, *kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, *kept = ctx.saved_tensors
+        dim = q.shape[-1]
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for number, weights in enumerate(kept):
+            begin, end = number * ROWS, weights.shape[-1]
+            above = _stacked(grads[0], begin, end)
+            grad_v[:, :end].baddbmm_(weights.mT, above)
+            reached = torch.bmm(above, v[:, :end].mT)
+            scores = torch._softmax_backward_data(reached, weights, -1, weights.dtype)  # noqa: SLF001
+            scores *= dim**-0.5
+            grad_q[:, :, begin:end] = torch.bmm(scores, k[:, :end]).view_as(grad_q[:, :, begin:end])
+            grad_k[:, :end].baddbmm_(scores.mT, _stacked(q, begin, end))
+        return grad_q, grad_k, grad_v
+
+
+def _stacked(x: Tensor, begin: int, end: int) -> Tensor:
+    """Rows ``begin … end - 1`` of all groups below each other, as a copy: (pairs, groups · rows, dim)."""
+    return x[:, :, begin:end].clone(memory_format=torch.contiguous_format).flatten(1, 2)

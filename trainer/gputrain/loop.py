@@ -1,13 +1,11 @@
-"""The training run, from top to bottom."""
+"""The training loop: one step after the other until the plan is fulfilled."""
 
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
 import uuid
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,85 +13,22 @@ import torch
 
 from gputrain.build import build
 from gputrain.checkpoint import Loaded, load_kind, open_checkpoint
-from gputrain.clock import Due, SaveClock, due
 from gputrain.config import Config
-from gputrain.data import Mixture, Prefetcher, Sampler, Windows, as_batch, open_data
-from gputrain.errors import ConfigError, DivergedError, ExitCode, StorageError, TrainerError
+from gputrain.data import Mixture, Prefetcher, Sampler, Windows, open_data
+from gputrain.errors import ConfigError, DivergedError, ExitCode, StorageError
+from gputrain.evaluate import bits_per_byte, held_out_loss
 from gputrain.guard import Verdict, judge
 from gputrain.identity import compare_identity, identity
+from gputrain.keeper import KINDS, Keeper
 from gputrain.optim import drop_gradients, step_all
 from gputrain.order import derive_seed
 from gputrain.progress import Progress, StepResult, make_plan, restore_progress
 from gputrain.report import Reporter
 from gputrain.resume import choose_checkpoint, newest_of_run
 from gputrain.rundir import Control, Heartbeat, Phase, RunDir
-from gputrain.saver import Saved, Saver, SaveRequest
 from gputrain.schedule import rate_share
 from gputrain.signals import StopSignal
-from gputrain.world import RankLostError, World, is_loss, join_world
-
-KINDS = ("", "regular", "milestone")
-"""Checkpoint kinds by the number under which the leader announces them."""
-
-
-def run_training(config: Config, out: Path, resume: str) -> ExitCode:
-    """Train in `out` until the end, a stop request or an error, and record the verdict there."""
-    if config.system.threads:
-        torch.set_num_threads(config.system.threads)
-    if config.system.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    world = join_world(config)
-    try:
-        run = world.share(lambda: RunDir(out)) if world.size == 1 else _shared_run(world, out)
-        return _recorded(config, run, world, resume)
-    finally:
-        world.close()
-
-
-def _shared_run(world: World, out: Path) -> RunDir:
-    """The leader's directory; the others learn whether it could be had."""
-    held: list[RunDir] = []
-
-    def take() -> str:
-        held.append(RunDir(out))
-        return held[0].run_id
-
-    run_id = world.share(take)
-    return held[0] if held else RunDir(out, follower_of=run_id)
-
-
-def _recorded(config: Config, run: RunDir, world: World, resume: str) -> ExitCode:
-    """Train, and leave the verdict in the run directory."""
-    heart = Heartbeat(run.path / "status.json", config.system.heartbeat_seconds, enabled=world.leader)
-    stop = StopSignal()
-    trainer: Trainer | None = None
-    try:
-        trainer = Trainer(config, run, heart, stop, world, resume)
-        code = trainer.train()
-        world.barrier()
-    except TrainerError as error:
-        heart.update(phase=Phase.FAILED)
-        run.event("failed", error=str(error), exit_code=int(error.exit_code))
-        if not isinstance(error, RankLostError):
-            run.fail(error=str(error), exit_code=int(error.exit_code))
-        raise
-    except BaseException as error:
-        # Not FAILED.json: a crash is for whoever started us to repeat.
-        heart.update(phase=Phase.FAILED)
-        run.event("crashed", error=f"{type(error).__name__}: {error}")
-        if world.size > 1 and is_loss(error):
-            raise RankLostError(
-                f"Another process of this run is gone ({error}). Start again to go on."
-            ) from error
-        raise
-    finally:
-        if trainer is not None:
-            trainer.close()
-        heart.close()
-        run.close()
-        stop.restore()
-    return code
+from gputrain.world import World
 
 
 class Trainer:
@@ -125,10 +60,8 @@ class Trainer:
         elif config.train.init:
             self._warm_start(Path(config.train.init))
         session = world.share(lambda: uuid.uuid4().hex[:8])
-        self.saver = Saver(run, config.checkpoint, world, self.tensors, session=session)
-        own = self.resumed is not None and self.resumed.path.parent == run.ckpt
-        self.resumed_step = self.progress.step if own else -1
-        self.last_saved_step = self.resumed_step
+        self.keeper = Keeper(config, run, world, self.tensors, self.identity, self.resumed, session=session)
+        self.saver = self.keeper.saver
         self.last_val: dict[str, float] | None = None
         self.report = Reporter(config, run, heart, world, self.plan, self.progress.step)
 
@@ -245,7 +178,7 @@ class Trainer:
         limit = config.optim.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.built.model.parameters(), limit)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        wanted = self._save_wanted() if self.world.leader else 0
+        wanted = self.keeper.wanted(self.progress) if self.world.leader else 0
         stop = self.world.size > 1 and self._asked_to_stop()
         summed, stops, kind = self.world.sum([float(total), float(stop), wanted])
         loss_now = summed / self.world.size
@@ -280,7 +213,7 @@ class Trainer:
         # The data after the checkpoint is not repeated: it may be what broke the run.
         self.progress.next_sample = ahead
         self.progress.guard = replace(self.progress.guard, rollbacks=result.guard.rollbacks)
-        self.last_saved_step = self.progress.step
+        self.keeper.went_back(self.progress.step)
         self.run.event("rolled_back", from_step=step, step=self.progress.step, **facts)
         self.report.say(f"step {step} went wrong (loss {result.loss}); back to step {self.progress.step}")
 
@@ -308,32 +241,18 @@ class Trainer:
             f"data {self.data.name}"
         )
 
-    @torch.no_grad()
     def _evaluate(self) -> None:
         """Loss on the held-out windows, in nats per token and bits per byte."""
-        size, world, model = self.config.train.batch_size, self.world, self.built.model
-        # Whole batches only: a last smaller one would be compiled for itself.
-        batches = min(self.config.train.eval_windows, len(self.val_windows)) // size
-        if batches == 0:
-            return
         self.heart.update(phase=Phase.EVALUATING)
-        model.eval()
-        total = 0.0
-        # Sharded processes must run the same number of batches; the surplus ones count nothing.
-        for turn in range(-(-batches // world.size)):
-            batch = turn * world.size + world.rank
-            first = min(batch, batches - 1) * size
-            inputs, targets = as_batch([self.val_windows.read(i) for i in range(first, first + size)])
-            loss = model(inputs.to(world.device), targets.to(world.device))
-            total += float(loss) if batch < batches else 0.0
-        model.train()
-        (total,) = world.sum([total])
-        loss_now = total / batches
-        bits = loss_now / math.log(2) / self.data.bytes_per_token
-        self.last_val = {"loss": loss_now, "bits_per_byte": bits}
-        best = self.progress.best_val
-        self.progress.best_val = loss_now if best is None else min(best, loss_now)
-        self.report.evaluated(self.progress.step, self.last_val)
+        train = self.config.train
+        loss = held_out_loss(
+            self.built.model, self.val_windows, train.eval_windows, train.batch_size, self.world
+        )
+        if loss is not None:
+            self.last_val = {"loss": loss, "bits_per_byte": bits_per_byte(loss, self.data.bytes_per_token)}
+            best = self.progress.best_val
+            self.progress.best_val = loss if best is None else min(best, loss)
+            self.report.evaluated(self.progress.step, self.last_val)
         self.heart.update(phase=Phase.TRAINING)
 
     def _asked_to_stop(self) -> bool:
@@ -353,86 +272,28 @@ class Trainer:
             time.sleep(0.2)
         go_on()
 
-    def _save_wanted(self) -> int:
-        """The number of the kind of checkpoint to make after the step that is being done; 0 for none."""
-        clock = SaveClock(
-            step=self.progress.step + 1,
-            last_saved_step=self.last_saved_step,
-            since_last_s=time.monotonic() - self.saver.last_finished,
-            trained_s=self.progress.trained_s,
-            last_milestone_s=self.progress.last_milestone_s,
-            requested=self.run.requested(Control.CHECKPOINT),
-        )
-        wanted: Due | None = due(self.config.checkpoint, clock)
-        if wanted is None or not self.saver.ready(wait=wanted.exact):
-            return 0
-        return KINDS.index(wanted.kind)
-
     def _save(self, kind: str) -> None:
-        progress = self.progress
-        if kind == "milestone":
-            progress.last_milestone_s = progress.trained_s
-        tokens = self.tokens
-        state = {
-            "step": progress.step,
-            "tokens": tokens,
-            "run_id": self.run.run_id,
-            "progress": asdict(progress),
-            "identity": self.identity,
-            "rng": {"scheme": "reseeded per micro-batch from (seed, sample)"},
-            "torch": torch.__version__,
-            "python": sys.version.split()[0],
-        }
-        facts = {
-            "wall_s": round(progress.trained_s, 3),
-            "world_size": self.world.size,
-            "config_sha256": self.config.sha256(),
-            "data_sha256": self.data.sha256,
-            "val": self.last_val,
-        }
-        if self.world.leader or self.built.sharded:
-            began = time.monotonic()
-            self.saver.save(SaveRequest(progress.step, tokens, kind, state, facts))
-            self.report.stalled((time.monotonic() - began) * 1000)
-        self.heart.update(last_ckpt_step=progress.step, last_ckpt_unix=time.time())
-        self.last_saved_step = progress.step
+        facts = {"data_sha256": self.data.sha256, "val": self.last_val}
+        self.report.stalled(self.keeper.save(kind, self.progress, facts))
+        self.heart.update(last_ckpt_step=self.progress.step, last_ckpt_unix=time.time())
 
     def _preempted(self, reason: str) -> ExitCode:
         self.heart.update(phase=Phase.DRAINING)
         self.run.event("stopping", reason=reason, step=self.progress.step)
-        if not self._durable():
+        if not self.keeper.durable(self.progress.step):
             self._save("preempt")
-        if not self._durable():
+        if not self.keeper.durable(self.progress.step):
             self.report.say("warning: the last steps could not be saved; events.jsonl says why")
         self.report.say(f"stopped by {reason} at step {self.progress.step}; run again to go on")
         self.run.event("stopped", reason=reason, step=self.progress.step)
         return ExitCode.PREEMPTED
 
-    def _durable(self) -> bool:
-        """Whether the state as it is now is in a committed checkpoint; waits for a save in flight."""
-        self.saver.wait()
-        last = self.saver.last.step if self.saver.last is not None else self.resumed_step
-        return self.world.share(lambda: last == self.progress.step)
-
-    def _already_saved(self) -> Saved | None:
-        """The checkpoint this process resumed from, if nothing was trained since."""
-        loaded = self.resumed
-        if loaded is None or self.resumed_step != self.progress.step:
-            return None
-        self.saver.snapshot()
-        self.last_val = self.last_val or loaded.manifest.get("val")
-        return Saved(
-            self.progress.step,
-            loaded.path,
-            loaded.manifest_sha256,
-            int(loaded.manifest["total_bytes"]),
-            str(loaded.manifest["kind"]),
-        )
-
     def _finish(self) -> ExitCode:
         self.heart.update(phase=Phase.SAVING)
-        saved = self._already_saved()
-        if saved is None:
+        saved = self.keeper.as_resumed(self.progress.step)
+        if saved is not None and self.resumed is not None:
+            self.last_val = self.last_val or self.resumed.manifest.get("val")
+        else:
             self.saver.wait()
             self._save("final")
             self.saver.wait()

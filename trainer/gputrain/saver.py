@@ -27,7 +27,7 @@ from gputrain.files import fsync_dir, read_json, replace_file, to_json, write_du
 from gputrain.retention import Kept, to_delete
 from gputrain.rundir import RunDir
 from gputrain.slices import DTYPE_NAME, Slice, describe
-from gputrain.tensorfile import FileHash, encode_header, plan_layout, write_hashed
+from gputrain.tensorfile import BLOCK, FileHash, encode_header, plan_layout, write_hashed
 from gputrain.world import World
 
 RETRY_SECONDS = 30.0
@@ -46,8 +46,7 @@ class Image:
         self.entries = plan_layout(shapes)
         self._description = describe(slices)
         size = self.entries[-1].end if self.entries else 0
-        # Every page is touched now: the first touch costs many times the copy itself.
-        self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin).zero_()
+        self._buffer = block_of_memory(size, pin=pin)
         by_name = {entry.name: entry for entry in self.entries}
         pieces = [self._buffer[by_name[name].begin : by_name[name].end] for name, _ in self._sources]
         self._views = [
@@ -72,7 +71,7 @@ class Image:
 
     def write(self, directory: Path, metadata: Mapping[str, str]) -> FileHash:
         """Write the file into `directory`, fsynced and hashed."""
-        header = encode_header(self.entries, {**metadata, **self._description})
+        header = encode_header(self.entries, {**metadata, **self._description}, align=BLOCK)
         data = self._buffer.numpy().data if self.bytes else memoryview(b"")
         return write_hashed(directory / self.filename, header, data)
 
@@ -82,6 +81,14 @@ class Image:
         if self.bytes:
             digest.update(self._buffer.numpy().data)
         return digest.hexdigest()
+
+
+def block_of_memory(size: int, *, pin: bool) -> torch.Tensor:
+    """Zeroed bytes at an address that direct I/O accepts."""
+    whole = torch.empty(size + BLOCK, dtype=torch.uint8, pin_memory=pin)
+    begin = -whole.data_ptr() % BLOCK
+    # Every page is touched now: the first touch costs many times the copy itself.
+    return whole[begin : begin + size].zero_()
 
 
 def bytes_of(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
