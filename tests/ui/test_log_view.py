@@ -68,7 +68,7 @@ async def test_top_and_bottom_are_one_key_away(daemon: FakeDaemon, clock: Clock,
         assert view.top == 0
         await pilot.press("G", "k")
         assert not view.follow
-        assert "standing still at" in screen_text(app)
+        await until(pilot, lambda: "standing still at" in screen_text(app))
         await pilot.press("j")
         assert view.follow
 

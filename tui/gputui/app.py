@@ -20,7 +20,7 @@ from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.command import Provider
 from textual.css.query import NoMatches
-from textual.filter import LineFilter
+from textual.filter import ANSIToTruecolor, LineFilter
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.signal import Signal
@@ -41,6 +41,8 @@ class StripControl(LineFilter):
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         """Segments without control characters in their text."""
+        if "".join([segment.text for segment in segments]).isprintable():
+            return segments  # nearly always
         return [
             Segment(_CONTROL.sub("", segment.text), segment.style)
             if not segment.control and _CONTROL.search(segment.text)
@@ -124,8 +126,9 @@ class GpuTui(App[None]):
         return theme.VARIABLES
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Ours comes last."""
-        return [*super().get_line_filters(), _STRIP_CONTROL]
+        """Ours comes last. Colours by number occur only in logs, where they are resolved when drawn."""
+        theirs = [one for one in super().get_line_filters() if not isinstance(one, ANSIToTruecolor)]
+        return [*theirs, _STRIP_CONTROL]
 
     def on_mount(self) -> None:
         """Call the daemon before the first frame is drawn, so that it has data."""

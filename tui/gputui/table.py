@@ -105,7 +105,10 @@ class TableModel(Generic[R]):
     def arrange(self) -> None:
         """Rebuild the order from rows, filter and sort."""
         rows = self.rows
-        keys = [key for key, row in rows.items() if self._passes(key, row)] if self.filter else list(rows)
+        keys = list(rows)
+        if self.filter:
+            self.prepare()
+            keys = self.filter.keep(keys, rows, self._texts, self.fields)
         column = next((c for c in self.columns if c.key == self.sorted_by), None)
         value = column.sort if column is not None else self.natural
         if value is not None:
@@ -116,11 +119,12 @@ class TableModel(Generic[R]):
         self.order = keys
         self._index = None
 
-    def _passes(self, key: str, row: R) -> bool:
-        text = self._texts.get(key)
-        if text is None:
-            text = self._texts[key] = self.text(row).lower()
-        return self.filter.matches(text, lambda name: self.fields[name](row))
+    def prepare(self) -> None:
+        """Make what filter words look at; before the first key of a filter, so that no key waits for it."""
+        texts = self._texts
+        if len(texts) < len(self.rows):
+            text = self.text
+            texts.update({key: text(row).lower() for key, row in self.rows.items() if key not in texts})
 
     def position(self, key: str | None) -> int | None:
         """Where the row with this key is shown, None when it is not."""

@@ -17,8 +17,8 @@ from gputui.widgets.vtable import VTable
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 
-LIMIT = 5_000
-"""Offers asked for at once; a line of the protocol holds about 9,000."""
+LIMIT = 20_000
+"""Offers asked for at once."""
 _TIMEOUT = 120.0
 
 

@@ -172,6 +172,8 @@ class Place(Screen[None]):
         for found in self.query("#filter").results(Input):
             found.focus()
             return
+        if (table := self.filtered()) is not None:
+            table.model.prepare()
         entry = Input(
             placeholder="words, !word, price<2.5 …  (enter keeps it, esc ends it)", id="filter", compact=True
         )

@@ -151,6 +151,10 @@ LogPane Input:focus { border: none; }
 
     # --- the line --------------------------------------------------------------------------------
 
+    @on(LogView.Followed)
+    def _followed(self) -> None:
+        self.show()
+
     @on(LogView.Searched)
     def _searched(self, event: LogView.Searched) -> None:
         search = self.view.search

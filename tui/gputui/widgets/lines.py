@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.style import Style
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -39,6 +39,7 @@ class Lines(Widget):
     ) -> None:
         super().__init__(id=id, classes=classes)
         self._given: Sequence[Line] = lines
+        self._base = Style()
         self._made: tuple[int, Sequence[Line]] | None = None
 
     def set_lines(self, lines: Sequence[Line]) -> None:
@@ -47,15 +48,24 @@ class Lines(Widget):
         self.changed()
 
     def changed(self) -> None:
-        """What `make` would say is no longer what is shown; lay out again only when the height changed."""
-        if self.FIXED:
-            self._made = None
-            self.refresh()
+        """What `make` would say may differ from what is shown: draw the lines that do, lay out when there are more or less."""
+        if self._made is None:
+            self.refresh(layout=not self.FIXED)
             return
-        before = len(self._made[1]) if self._made is not None else -1
-        width = self._made[0] if self._made is not None else self.size.width
-        self._made = None
-        self.refresh(layout=len(self._lines(width)) != before)
+        width, before = self._made
+        lines = self.make(width)
+        self._made = (width, lines)
+        if len(lines) != len(before):
+            self.refresh(layout=not self.FIXED)
+            return
+        differ = [y for y, (old, new) in enumerate(zip(before, lines, strict=True)) if list(old) != list(new)]
+        if differ:
+            self.refresh(*(Region(0, y, width, 1) for y in differ))
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """All lines stand on the same style: it is worked out once."""
+        self._base = self.rich_style
+        return super().render_lines(crop)
 
     def make(self, width: int) -> Sequence[Line]:
         """The lines for this width."""
@@ -73,7 +83,7 @@ class Lines(Widget):
     def render_line(self, y: int) -> Strip:
         """Line `y` of the content."""
         lines = self._lines(self.size.width)
-        base: Style = self.rich_style
+        base = self._base
         if y >= len(lines):
             return Strip.blank(self.size.width, base)
         return tones.draw(self, lines[y], self.size.width, base)

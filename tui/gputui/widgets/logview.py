@@ -19,8 +19,10 @@ from rich.cells import cell_len
 from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
+from rich.terminal_theme import TerminalTheme
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.filter import ANSIToTruecolor
 from textual.geometry import Region
 from textual.message import Message
 from textual.reactive import reactive
@@ -60,6 +62,11 @@ def _style(look: ansi.Sgr) -> Style:
         reverse=look.reverse or None,
         strike=look.strike or None,
     )
+
+
+@lru_cache(maxsize=1024)
+def _truecolor(theme: TerminalTheme, style: Style, background: Color) -> Style:
+    return ANSIToTruecolor(theme).truecolor_style(style, background)
 
 
 class LogView(Widget, can_focus=True):
@@ -115,6 +122,9 @@ LogView {
     class AtTop(Message):
         """The oldest line held is on screen; who has older ones may `prepended` them."""
 
+    class Followed(Message):
+        """It follows, or it stands still: that has changed."""
+
     def __init__(self, store: LogStore | None = None, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self.store: LogStore = store or WindowLog()
@@ -129,6 +139,7 @@ LogView {
         self._walked = False
         self._seen_end = 0
         self._strips: dict[int, tuple[Mark, Strip]] = {}
+        self._base = Style()
         self._screen: list[tuple[int, int]] = []
 
     # --- content ---------------------------------------------------------------------------------
@@ -178,6 +189,10 @@ LogView {
             search = self.search
             return Matching(lambda: search.matches)
         return Every(self.store)
+
+    def watch_follow(self) -> None:
+        """Tell whoever says so."""
+        self.post_message(self.Followed())
 
     # --- moving ----------------------------------------------------------------------------------
 
@@ -442,12 +457,13 @@ LogView {
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Look up once which lines are on screen, then draw them."""
+        self._base = self.rich_style
         self._screen = list(self.shown_lines())
         return super().render_lines(crop)
 
     def render_line(self, y: int) -> Strip:
         """Only the lines on screen are ever decoded and coloured."""
-        width, base = self.size.width, self.rich_style
+        width, base = self.size.width, self._base
         room = self.text_width
         if y < len(self._screen):
             line, row = self._screen[y]
@@ -499,14 +515,22 @@ LogView {
             found = self._strips[line] = self._draw(line)
         return found
 
+    def _looks(self, base: Style, look: ansi.Sgr) -> Style:
+        """How a colour that the job asked for is shown: by the theme's sixteen, or the terminal's own."""
+        style = base + _style(look)
+        if look is ansi.PLAIN or self.app.native_ansi_color:
+            return style
+        background = base.bgcolor or Color.from_rgb(0, 0, 0)
+        return _truecolor(self.app.ansi_theme, style, background)
+
     def _draw(self, line: int) -> tuple[Mark, Strip]:
-        base: Style = self.rich_style
+        base = self._base
         parts = ansi.parse(raw_line(self.store, line))
         text = "".join(part for part, _ in parts)
         mark = mark_of(text)
         if all(look is ansi.PLAIN for _, look in parts) and mark in {Mark.TROUBLE, Mark.WARNING}:
             base = tones.tone_style(self, mark.value[1], base)
-        segments = [Segment(part, base + _style(look)) for part, look in parts]
+        segments = [Segment(part, self._looks(base, look)) for part, look in parts]
         if self.search is not None:
             found = self.get_component_rich_style("log--current" if line == self.current else "log--match")
             segments = _marked(segments, self.search.finder.spans(text), found)

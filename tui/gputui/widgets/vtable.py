@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -98,15 +98,29 @@ VTable {
         """What is said while there are no rows; teach here."""
         self.cursor_key: str | None = None
         self._cursor_at = 0
+        self._base = Style()
         self._strips: dict[str, Strip] = {}
 
     # --- content ---------------------------------------------------------------------------------
 
     def load(self, rows: Iterable[R]) -> None:
         """Show these rows instead; the cursor stays with its row, on its line of the screen."""
-        for key in self.model.load(rows):
+        before = self.model.order
+        changed = self.model.load(rows)
+        for key in changed:
             self._strips.pop(key, None)
-        self._arranged()
+        if self.model.order == before and self.cursor_key is not None:
+            self._redraw(changed)
+        else:
+            self._arranged()
+
+    def _redraw(self, changed: set[str]) -> None:
+        """Draw the rows that changed and are on screen, nothing else."""
+        top = self.scroll_offset.y
+        shown = self.model.order[top : top + self._room]
+        lines = [y for y, key in enumerate(shown, 1) if key in changed]
+        if lines:
+            self.refresh(*(Region(0, y, self.size.width, 1) for y in lines))
 
     def sort(self, column: str | None, *, reverse: bool | None = None) -> None:
         """Sort by a column; the same again turns it round."""
@@ -177,9 +191,14 @@ VTable {
 
     def _go(self, at: int) -> None:
         self._top = False
+        before, top = self._cursor_at, self.scroll_offset.y
         self._put_cursor(at)
         self._show_cursor()
-        self.refresh()
+        if self.scroll_offset.y != top:
+            self.refresh()
+        else:
+            width = self.size.width
+            self.refresh(*(Region(0, row - top + 1, width, 1) for row in {before, self._cursor_at}))
 
     def action_move(self, by: int) -> None:
         """Move the cursor by rows."""
@@ -237,10 +256,15 @@ VTable {
         super().watch_has_focus(_has_focus)
         self.refresh()
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """All lines stand on the same style: it is worked out once."""
+        self._base = self.rich_style
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
         """Line 0 is the titles, the rest is rows."""
         width = self.size.width
-        base: Style = self.rich_style
+        base = self._base
         if y == 0:
             return self._header(width, base)
         at = y - 1 + self.scroll_offset.y

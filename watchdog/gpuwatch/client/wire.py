@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 PROTOCOL = 1
-MAX_LINE = 1 << 22
-"""Longest line either side accepts, bytes."""
+MAX_LINE = 1 << 24
+"""Longest line either side accepts, bytes: a market of 20,000 offers takes 10 MB."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding a line can raise, when the other side is broken or of another version."""
 

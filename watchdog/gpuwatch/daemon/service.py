@@ -143,7 +143,7 @@ class Service:
             gpu_names=names, gpu_count=query.gpu_count,
             max_price=None if query.max_price is None else MicroUsd(query.max_price), spot=query.spot,
             min_reliability=query.min_reliability, disk=query.disk, verified_only=not query.unverified,
-            limit=max(1, min(query.limit, 5000)),
+            limit=max(1, min(query.limit, 20_000)),
         )  # fmt: skip
         found: list[wire.OfferRow] = []
         problems: list[str] = []
