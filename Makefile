@@ -1,4 +1,4 @@
-# make demo          the whole story on simulated clouds: no account, no key, no cost
+# make demo          the whole story on simulated clouds: no account, no key, no cost (CLOUD=vast|runpod|both)
 # make test          the tests (what CI runs)      make test-all   plus the slow proofs
 # make check         ruff, mypy --strict, import arrows
 # make bench         numbers next to their targets   make bench-trainer   the trainer's
@@ -27,7 +27,7 @@ install: $(STAMP)
 
 # HEADLESS=1 (or no terminal) prints the timeline instead of opening the app.
 demo: $(STAMP)
-	@$(BIN)/gputui demo $(if $(HEADLESS),--headless) $(DEMO_ARGS)
+	@$(BIN)/gputui demo $(if $(HEADLESS),--headless) $(if $(CLOUD),--cloud $(CLOUD)) $(DEMO_ARGS)
 
 # WORKERS=1 plays one test at a time.
 WORKERS ?= 3

@@ -27,6 +27,17 @@ MEMORY_GB: dict[str, int] = {
 }  # fmt: skip
 """Canonical name -> nominal GB of memory per GPU."""
 
+_ALIASES: dict[str, str] = {
+    "h100hbm3": "H100 SXM", "h100sxm5": "H100 SXM", "h200sxm": "H200", "a100sxm": "A100 SXM4", "gh200": "GH200 SXM",
+    "rtxpro6000blackwellworkstationedition": "RTX PRO 6000 WS", "rtxpro6000blackwellserveredition": "RTX PRO 6000 S",
+    "rtxpro6000blackwellmaxqworkstationedition": "RTX PRO 6000 WS", "rtxpro5000blackwell": "RTX PRO 5000",
+    "rtxpro4500blackwell": "RTX PRO 4500", "rtxpro4000blackwell": "RTX PRO 4000",
+    "rtx4070tisuper": "RTX 4070S Ti", "rtx4070super": "RTX 4070S", "rtx4080super": "RTX 4080S", "rtx4090d": "RTX 4090D",
+    "mi300xoam": "MI300X", "v100sxm2": "Tesla V100", "teslav100sxm2": "Tesla V100", "v100fhhl": "Tesla V100",
+    "teslav100fhhl": "Tesla V100", "teslav100pcie": "Tesla V100", "v100pcie": "Tesla V100",
+}  # fmt: skip
+"""Other spellings: what the driver (and RunPod, whose type ids are the driver's names) calls a product."""
+
 _FAMILIES: dict[str, tuple[str, ...]] = {
     "h100": ("H100 SXM", "H100 PCIE", "H100 NVL"),
     "h200": ("H200", "H200 NVL"),
@@ -51,6 +62,7 @@ _BY_KEY = {_key(name): name for name in MEMORY_GB}
 _BY_KEY |= {
     _key(name.removeprefix("RTX ")): name for name in MEMORY_GB if name.startswith("RTX ") and len(name) > 6
 }
+_BY_KEY |= _ALIASES
 
 
 class UnknownGpu(ValueError):

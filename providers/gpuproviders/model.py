@@ -19,6 +19,14 @@ GB = 1_000_000_000
 MIB = 1 << 20
 
 
+class Stock(Enum):
+    """How much of an offer's kind there is, where a vendor sells kinds and not machines."""
+
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """A listing that can be rented now. `offer_id` may be stale a minute later; `machine_id` is stable."""
@@ -50,6 +58,8 @@ class Offer:
     cuda: str | None = None
     direct_ssh: bool = False
     ends_at: datetime | None = None
+    stock: Stock | None = None
+    """None where an offer is one machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +151,22 @@ class Account:
     """Who we are to the vendor. The answer doubles as the health probe of I3."""
 
     provider: str
-    user_id: str
+    user_id: str | None
+    """None while the vendor does not say."""
     credit: MicroUsd | None
     """Money left that the fleet can spend, None when the vendor does not say."""
+    key_id: str | None = None
+    """A fingerprint of the key that was used: the same key is the same account, whatever else is unknown."""
+    spending: MicroUsd | None = None
+    """Micro-dollars per hour that the account spends now, by the vendor's own count."""
+    limit: MicroUsd | None = None
+    """Micro-dollars per hour that the vendor lets the account spend."""
+
+    def same_as(self, other: Account) -> bool:
+        """Whether both are surely one account; what cannot be told is "no" (I3)."""
+        if self.key_id is not None and self.key_id == other.key_id:
+            return True
+        return self.user_id is not None and self.user_id == other.user_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

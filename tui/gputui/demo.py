@@ -37,6 +37,7 @@ from gpuwatch.paths import Paths, discover
 SPEC = """\
 # A run spec: what to rent, what to run, what must come home before the machine may go.
 name = "demo"
+provider = {provider}
 disk = "10GB"
 
 [gpu]
@@ -57,8 +58,13 @@ accounts = "2s"
 booting = "1s"
 telemetry = "1s"
 [providers.vast]
-url = "{url}"
+enabled = {vast_enabled}
+url = "{vast}"
+[providers.runpod]
+enabled = {runpod_enabled}
+url = "{runpod}"
 """
+CLOUDS: dict[str, tuple[str, ...]] = {"vast": ("vast",), "runpod": ("runpod",), "both": ("vast", "runpod")}
 _START_SECONDS = 60.0
 _STATES_OVER = ("gone", "lost", "failed")
 
@@ -76,6 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--headless", action="store_true", help="no app: print the timeline, prove the outcome"
     )
     parser.add_argument(
+        "--cloud",
+        choices=CLOUDS,
+        default="vast",
+        help="which simulated cloud; with both, a headless demo runs the spec on each in turn (vast)",
+    )
+    parser.add_argument(
         "--keep", metavar="DIR", help="use this folder and keep it (default: a temporary one)"
     )
     parser.add_argument("--steps", type=int, default=200, help="training steps of the demo run (default 200)")
@@ -86,20 +98,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     headless = options.headless or not (sys.stdin.isatty() and sys.stdout.isatty())
     with _folder(options.keep) as home:
-        world = World(home)
+        world = World(home, CLOUDS[options.cloud])
         try:
             with world.started():
                 spec = home / "demo.toml"
-                spec.write_text(
-                    SPEC.format(steps=options.steps, every=max(1, options.steps // 8)), encoding="utf-8"
-                )
-                if headless:
-                    timeline = Timeline(
-                        world, time.monotonic() + options.timeout, kill_trainer=not options.no_kill
-                    )
-                    timeline.play(spec)
-                else:
+                if not headless:
+                    spec.write_text(_spec(world.clouds, options.steps), encoding="utf-8")
                     return world.app(spec)
+                for cloud in world.clouds:
+                    # the same spec, only `provider` differs
+                    spec.write_text(_spec((cloud,), options.steps), encoding="utf-8")
+                    deadline = time.monotonic() + options.timeout
+                    Timeline(world, cloud, deadline, kill_trainer=not options.no_kill).play(spec)
         except (DemoFailed, CallFailed) as error:
             print(f"demo failed: {error}", file=sys.stderr)
             world.show_logs()
@@ -107,6 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 130
     return 0
+
+
+def _spec(clouds: tuple[str, ...], steps: int) -> str:
+    return SPEC.format(provider=json.dumps(list(clouds)), steps=steps, every=max(1, steps // 8))
 
 
 @contextlib.contextmanager
@@ -125,17 +139,19 @@ def _folder(keep: str | None) -> Iterator[Path]:
 
 @dataclass(slots=True)
 class World:
-    """The simulator and the daemon of one demo, as processes of ours."""
+    """The simulators and the daemon of one demo, as processes of ours."""
 
     home: Path
-    url: str = ""
+    clouds: tuple[str, ...] = ("vast",)
+    urls: dict[str, str] = field(default_factory=dict)
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What child processes see: this demo's folders and the simulator's key, nothing of the user's accounts."""
+        """What child processes see: this demo's folders and the simulators' key, nothing of the user's accounts."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("VAST_", "RUNPOD_", "GPUTUI_"))}
-        return kept | {"GPUTUI_HOME": str(self.home), "VAST_API_KEY": "sim-key"}
+        keys = {f"{cloud.upper()}_API_KEY": "sim-key" for cloud in self.clouds}
+        return kept | {"GPUTUI_HOME": str(self.home)} | keys
 
     @property
     def paths(self) -> Paths:
@@ -146,15 +162,24 @@ class World:
 
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
-        """Simulator and daemon up; both ended, and every box with them, on leaving."""
-        simulator = self._spawn(
-            "simulator", ["-m", "gpucloudsim", "--state", str(self.home / "cloud"), "--ephemeral"]
-        )
+        """Simulators and daemon up; all ended, and every box with them, on leaving."""
         try:
-            self.url = self._wait_for_simulator(simulator)
+            simulators = {
+                cloud: self._spawn(
+                    f"simulator-{cloud}",
+                    ["-m", "gpucloudsim", "--cloud", cloud, "--state", str(self.state(cloud)), "--ephemeral"],
+                )
+                for cloud in self.clouds
+            }
+            for cloud, process in simulators.items():
+                self.urls[cloud] = self._wait_for_simulator(cloud, process)
+            known = {cloud: self.urls.get(cloud, "") for cloud in ("vast", "runpod")}
+            switches = {f"{cloud}_enabled": str(bool(url)).lower() for cloud, url in known.items()}
+            # an address of its own even when switched off: nothing here may reach the real service
+            known = {cloud: url or "http://127.0.0.1:9" for cloud, url in known.items()}
             config = self.home / "config" / "config.toml"
             config.parent.mkdir(exist_ok=True)
-            config.write_text(_CONFIG.format(url=self.url), encoding="utf-8")
+            config.write_text(_CONFIG.format(**known, **switches), encoding="utf-8")
             self._spawn("gpuwatch", ["-m", "gpuwatch", "run"])
             self._wait_for_daemon()
             yield
@@ -173,15 +198,19 @@ class World:
             [sys.executable, "-m", "gputui"], cwd=self.home, env=environment, check=False
         ).returncode
 
-    def simulated(self) -> dict[str, Any]:
-        """What the simulator itself says exists."""
-        with urllib.request.urlopen(f"{self.url}/_sim/state", timeout=10) as answer:  # noqa: S310 - loopback
+    def state(self, cloud: str) -> Path:
+        """The folder of one simulated cloud."""
+        return self.home / f"cloud-{cloud}"
+
+    def simulated(self, cloud: str) -> dict[str, Any]:
+        """What a simulator itself says exists."""
+        with urllib.request.urlopen(f"{self.urls[cloud]}/_sim/state", timeout=10) as answer:  # noqa: S310 - loopback
             state = json.load(answer)
         return dict(state)
 
     def show_logs(self) -> None:
-        """The last lines of both processes' logs, for the failure report."""
-        for name in ("simulator", "gpuwatch"):
+        """The last lines of the processes' logs, for the failure report."""
+        for name in (*(f"simulator-{cloud}" for cloud in self.clouds), "gpuwatch"):
             path = self.home / f"{name}.log"
             if path.exists():
                 lines = path.read_text(errors="replace").splitlines()[-15:]
@@ -196,14 +225,14 @@ class World:
         self._processes.append(process)
         return process
 
-    def _wait_for_simulator(self, process: subprocess.Popen[bytes]) -> str:
-        ready = self.home / "cloud" / "ready.json"
+    def _wait_for_simulator(self, cloud: str, process: subprocess.Popen[bytes]) -> str:
+        ready = self.state(cloud) / "ready.json"
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(OSError, ValueError):
                 return str(json.loads(ready.read_text())["url"])
             time.sleep(0.05)
-        raise DemoFailed("the simulated cloud did not start")
+        raise DemoFailed(f"the simulated {cloud} did not start")
 
     def _wait_for_daemon(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -229,8 +258,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class Timeline:
     """The headless demo: launches, prints what happens as it happens, proves the end."""
 
-    def __init__(self, world: World, deadline: float, *, kill_trainer: bool) -> None:
+    def __init__(self, world: World, cloud: str, deadline: float, *, kill_trainer: bool) -> None:
         self._kill_trainer = kill_trainer
+        self._cloud = cloud
         self._pid = 0
         self._world = world
         self._deadline = deadline
@@ -243,8 +273,10 @@ class Timeline:
         """Raises DemoFailed unless the run ends with everything proved."""
         with self._world.client() as client:
             text = wire.SpecText(text=spec.read_text(encoding="utf-8"), file=spec.name, base=str(spec.parent))
-            run = client.call("launch", wire.Launch(spec=text, key=f"demo-{os.getpid()}"), wire.Launched).run
-        self._line(f"launched {run} from {spec.name} on the simulated cloud at {self._world.url}")
+            key = f"demo-{os.getpid()}-{self._cloud}"
+            run = client.call("launch", wire.Launch(spec=text, key=key), wire.Launched).run
+        url = self._world.urls[self._cloud]
+        self._line(f"launched {run} from {spec.name} on the simulated {self._cloud} at {url}")
         for topic in ("events", "telemetry"):
             listen = threading.Thread(target=self._listen, args=(topic, run), daemon=True)
             listen.start()
@@ -306,7 +338,7 @@ class Timeline:
         """Train again here, undisturbed, and compare the final state by its hash. Raises DemoFailed."""
         done = json.loads((vault / "out" / "DONE.json").read_bytes())
         command = tomllib.loads(spec.read_text(encoding="utf-8"))["train"]
-        out = self._world.home / "undisturbed"
+        out = self._world.home / f"undisturbed-{self._cloud}"
         argv = [sys.executable, "-m", "gputrain", "train", "--profile", command["profile"], "--out", str(out)]
         argv += ["--steps", str(command["steps"])]
         for key, value in command["set"].items():
@@ -335,11 +367,12 @@ class Timeline:
             raise DemoFailed(f"the loss did not fall: {losses[:1]} to {losses[-1:]}")
         self._line(f"proved: the loss fell from {losses[0]:.3f} to {losses[-1]:.3f}")
         self._compare(vault, spec)
-        alive = [i["id"] for i in self._world.simulated()["instances"] if not _is_destroyed(i)]
-        boxes = [p.name for p in (self._world.home / "cloud" / "boxes").glob("*")]
+        known = self._world.simulated(self._cloud)["instances"]
+        alive = [i["public_id"] for i in known if not _is_destroyed(i)]
+        boxes = [p.name for p in (self._world.state(self._cloud) / "boxes").glob("*")]
         if alive or boxes:
             raise DemoFailed(f"machines are left: {alive or boxes}")
-        self._line("proved: the simulated cloud has no machine left, and no box on its disk")
+        self._line(f"proved: the simulated {self._cloud} has no machine left, and no box on its disk")
         self._line(
             f"cost {format_usd(row.cost)} (simulated), {row.checkpoints} checkpoints, receipt verified"
         )

@@ -30,10 +30,20 @@ class VastSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: str = "20s"
 
 
+class RunpodSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[providers.runpod]`, as for Vast. Without `enabled` it is watched when there is a key for it."""
+
+    enabled: bool | None = None
+    url: str | None = None
+    paced: bool = True
+    timeout: str = "30s"
+
+
 class Providers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[providers]`."""
 
     vast: VastSettings = VastSettings()
+    runpod: RunpodSettings = RunpodSettings()
 
 
 class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,6 +116,7 @@ def load(path: Path) -> Config:
         for value in (
             *msgspec.structs.astuple(config.watch),
             config.providers.vast.timeout,
+            config.providers.runpod.timeout,
             config.scrub.every,
         ):
             parse_duration(value)

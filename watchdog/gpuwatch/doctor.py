@@ -508,13 +508,15 @@ def _credentials(patient: Patient) -> Found:
     if not patient.config.providers.vast.enabled:
         yield ok("credentials", "vast is switched off in the settings")
         return
-    from gpuproviders.vast.adapter import key_from_environment
+    from gpuproviders import keys
 
-    if key_from_environment() is None:
+    if keys.vast() is None:
         todo = "set VAST_API_KEY, or `vastai set api-key`; to try it without an account: `gputui demo`"
         yield Check("credentials", Level.WARN, "no key for vast", todo)
     else:
         yield ok("credentials", "vast has a key (not shown)")
+    if patient.config.providers.runpod.enabled is not False and keys.runpod() is not None:
+        yield ok("credentials", "runpod has a key (not shown)")
 
 
 def _accounts(patient: Patient) -> Found:
@@ -549,7 +551,7 @@ def _accounts(patient: Patient) -> Found:
             credit = (
                 "credit not told" if account.credit is None else f"{format_usd(account.credit)} of credit"
             )
-            yield ok("account", f"{name} answers: user {clean(account.user_id, 60)}, {credit}")
+            yield ok("account", f"{name} answers: user {clean(account.user_id or 'not told', 60)}, {credit}")
 
 
 # --- time ----------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
+from gpuproviders import keys
+from gpuproviders.checked import Malformed
 from gpuproviders.errors import Ambiguous, Refused, Unavailable, scrub
 from gpuproviders.model import (
     GB,
@@ -36,21 +37,6 @@ _SEARCH_CAP = 64
 """Vast returns at most 64 offers a search, whatever the limit says."""
 
 
-def key_from_environment() -> str | None:
-    """The account key where the vendor's own client looks for it: VAST_API_KEY, then its key files."""
-    if key := os.environ.get("VAST_API_KEY", "").strip():
-        return key
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    for path in (config / "vastai" / "vast_api_key", Path.home() / ".vast_api_key"):
-        try:
-            key = path.read_text(encoding="utf-8").strip()
-        except OSError:
-            continue
-        if key:
-            return key
-    return None
-
-
 class VastProvider:
     """One Vast account. See `gpuproviders.model.Provider` for what each method promises."""
 
@@ -60,7 +46,7 @@ class VastProvider:
     def __init__(
         self,
         *,
-        key: Callable[[], str | None] = key_from_environment,
+        key: Callable[[], str | None] = keys.vast,
         url: str | None = None,
         paced: bool = True,
         seconds: float = CALL_SECONDS,
@@ -142,7 +128,7 @@ class VastProvider:
         made = answer.get("new_contract") if isinstance(answer, dict) else None
         try:
             return Created(parse.identifier(made, "new_contract"))
-        except parse.Malformed as error:
+        except Malformed as error:
             raise Ambiguous(f"Vast's answer to create is unreadable: {error}", provider=NAME) from error
 
     async def _ensure_key(self, public_key: str) -> None:
@@ -276,7 +262,7 @@ def _fits(offer: Offer, query: OfferQuery) -> bool:
 def _shape(read: Callable[[], T]) -> T:
     try:
         return read()
-    except parse.Malformed as error:
+    except Malformed as error:
         raise Unavailable(f"Vast's answer is not what it should be: {error}", provider=NAME) from error
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
+from gpuproviders.checked import Malformed, epoch, host, mapping, number, text, whole
+from gpuproviders.checked import port as port_of
+from gpuproviders.checked import price as price_of
 from gpuproviders.errors import scrub
 from gpuproviders.gpus import canonical, nominal_memory
 from gpuproviders.model import (
@@ -27,19 +29,6 @@ from gpuproviders.model import (
 from gpuproviders.money import ZERO, MicroUsd, parse_usd
 
 NAME = "vast"
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?")
-_YEAR_2100 = 4_102_444_800
-
-
-class Malformed(Exception):
-    """A vendor answer that does not have the shape it must have."""
-
-
-def mapping(value: object, what: str) -> Mapping[str, Any]:
-    """`value` as a JSON object, or Malformed."""
-    if not isinstance(value, dict):
-        raise Malformed(f"{what} is {type(value).__name__}, not an object")
-    return value
 
 
 def identifier(value: object, what: str) -> str:
@@ -55,29 +44,6 @@ def identifier(value: object, what: str) -> str:
     return str(value)
 
 
-def _number(value: object, low: float = 0, high: float = 1e15) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if low <= value <= high else None
-
-
-def _whole(value: object, high: float = 1e15) -> int | None:
-    number = _number(value, 0, high)
-    return None if number is None else int(number)
-
-
-def _text(value: object, limit: int = 200) -> str | None:
-    if not isinstance(value, str) or not value.strip():
-        return None
-    return scrub(value.strip())[:limit]
-
-
-def _price(value: object) -> MicroUsd | None:
-    """Dollars that somebody asks for; a negative price is no price."""
-    amount = parse_usd(value)
-    return None if amount is None or amount < 0 else amount
-
-
 def _machine(value: object) -> str | None:
     try:
         return identifier(value, "machine id")
@@ -91,11 +57,6 @@ def _either(row: Mapping[str, Any], first: str, second: str) -> object:
     return row.get(second) if value is None else value
 
 
-def _time(value: object) -> datetime | None:
-    seconds = _number(value, 1, _YEAR_2100)
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
 def offer(row: Mapping[str, Any], *, spot: bool) -> Offer | None:
     """One row of a search; None when it lacks what renting needs (id, GPU, count, price)."""
     try:
@@ -103,22 +64,22 @@ def offer(row: Mapping[str, Any], *, spot: bool) -> Offer | None:
     except Malformed:
         return None
     gpu, count, price = (
-        _text(row.get("gpu_name")),
-        _whole(row.get("num_gpus"), 1024),
-        _price(row.get("dph_total")),
+        text(row.get("gpu_name")),
+        whole(row.get("num_gpus"), 1024),
+        price_of(row.get("dph_total")),
     )
     if gpu is None or not count or price is None:
         return None
     name = canonical(gpu)
     # the bounds keep every size below 2^63 bytes, which is what the wire and the ledger can carry
-    memory = _number(row.get("gpu_ram"), 0, 1e9)
-    up_price = _price(row.get("inet_up_cost"))
-    down = _number(row.get("inet_down"))
-    up = _number(row.get("inet_up"))
-    ram = _number(row.get("cpu_ram"), 0, 1e9)
-    disk = _number(row.get("disk_space"), 0, 1e9)
-    cuda = _number(row.get("cuda_max_good"), 1, 100)
-    cores = _number(row.get("cpu_cores_effective"), 0, 4096)
+    memory = number(row.get("gpu_ram"), 0, 1e9)
+    up_price = price_of(row.get("inet_up_cost"))
+    down = number(row.get("inet_down"))
+    up = number(row.get("inet_up"))
+    ram = number(row.get("cpu_ram"), 0, 1e9)
+    disk = number(row.get("disk_space"), 0, 1e9)
+    cuda = number(row.get("cuda_max_good"), 1, 100)
+    cores = number(row.get("cpu_cores_effective"), 0, 4096)
     machine = row.get("machine_id")
     return Offer(
         provider=NAME,
@@ -128,12 +89,12 @@ def offer(row: Mapping[str, Any], *, spot: bool) -> Offer | None:
         gpu_count=count,
         gpu_memory=nominal_memory(name, int(memory * MIB)) if memory else 0,
         price=price,
-        disk_price=_price(row.get("storage_total_cost")) or ZERO,
+        disk_price=price_of(row.get("storage_total_cost")) or ZERO,
         spot=spot,
-        reliability=_number(_either(row, "reliability2", "reliability"), 0, 1),
+        reliability=number(_either(row, "reliability2", "reliability"), 0, 1),
         verified=row.get("verification") == "verified",
         datacenter=row.get("hosting_type") == 1,
-        region=_text(row.get("geolocation"), 60),
+        region=text(row.get("geolocation"), 60),
         cpu_cores=cores,
         memory=int(ram * 10**6) if ram else None,
         disk=int(disk * GB) if disk is not None else None,
@@ -141,8 +102,8 @@ def offer(row: Mapping[str, Any], *, spot: bool) -> Offer | None:
         upload_speed=up * 1e6 if up is not None else None,
         transfer_price=up_price,
         cuda=f"{cuda:.1f}" if cuda else None,
-        direct_ssh=(_whole(row.get("direct_port_count")) or 0) >= 1,
-        ends_at=_time(row.get("end_date")),
+        direct_ssh=(whole(row.get("direct_port_count")) or 0) >= 1,
+        ends_at=epoch(row.get("end_date")),
     )
 
 
@@ -187,43 +148,31 @@ def trouble(status: str | None, power: Power, wanted: Power | None) -> Trouble |
 
 def _endpoints(row: Mapping[str, Any]) -> tuple[Endpoint, ...]:
     found: list[Endpoint] = []
-    address = row.get("public_ipaddr")
+    address = host(row.get("public_ipaddr"))
     ports = row.get("ports")
-    if isinstance(address, str) and _HOST.fullmatch(address.strip()) and isinstance(ports, dict):
+    if address is not None and isinstance(ports, dict):
         bindings = ports.get("22/tcp")
         for binding in bindings if isinstance(bindings, list) else []:
-            port = _port(binding.get("HostPort")) if isinstance(binding, dict) else None
+            port = port_of(binding.get("HostPort")) if isinstance(binding, dict) else None
             if port is not None:
-                found.append(Endpoint(address.strip(), port, kind="direct"))
+                found.append(Endpoint(address, port, kind="direct"))
                 break
-    host, port = row.get("ssh_host"), _port(row.get("ssh_port"))
-    if isinstance(host, str) and _HOST.fullmatch(host.strip()) and port is not None:
+    name, port = host(row.get("ssh_host")), port_of(row.get("ssh_port"))
+    if name is not None and port is not None:
         runtype = row.get("image_runtype")
         if isinstance(runtype, str) and "jupyter" in runtype and port < 65535:
             port += 1  # the proxy's jupyter rule: SSH answers one port up
-        proxy = Endpoint(host.strip(), port, kind="proxy")
+        proxy = Endpoint(name, port, kind="proxy")
         if (proxy.host, proxy.port) not in {(e.host, e.port) for e in found}:
             found.append(proxy)
     return tuple(found)
-
-
-def _port(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        return None
-    if isinstance(value, str):
-        text = value.strip()
-        if not text.isascii() or not text.isdigit() or len(text) > 5:
-            return None
-        value = int(text)
-    port = value
-    return port if 0 < port < 65536 else None
 
 
 def instance(value: object) -> Instance:
     """One instance row. Malformed without an id; every other field may be unknown."""
     row = mapping(value, "instance")
     instance_id = identifier(row.get("id"), "instance id")
-    status = _text(row.get("status_msg"), 500)
+    status = text(row.get("status_msg"), 500)
     actual = row.get("actual_status")
     intended = row.get("intended_status")
     wanted = _WANTED.get(intended) if isinstance(intended, str) else None
@@ -232,7 +181,7 @@ def instance(value: object) -> Instance:
         power = Power.STARTING  # null until the host has reported for the first time
     label = row.get("label")
     machine = row.get("machine_id")
-    gpu = _text(row.get("gpu_name"))
+    gpu = text(row.get("gpu_name"))
     return Instance(
         provider=NAME,
         instance_id=instance_id,
@@ -243,12 +192,12 @@ def instance(value: object) -> Instance:
         trouble=trouble(status, power, wanted),
         machine_id=_machine(machine),
         gpu_name=canonical(gpu) if gpu else None,
-        gpu_count=_whole(row.get("num_gpus"), 1024),
-        price=_price(row.get("dph_total")),
+        gpu_count=whole(row.get("num_gpus"), 1024),
+        price=price_of(row.get("dph_total")),
         endpoints=_endpoints(row),
         spot=row.get("is_bid") is True,
-        started_at=_time(row.get("start_date")),
-        ends_at=_time(row.get("end_date")),
+        started_at=epoch(row.get("start_date")),
+        ends_at=epoch(row.get("end_date")),
     )
 
 

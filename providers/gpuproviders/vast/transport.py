@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from gpuproviders.checked import Malformed
 from gpuproviders.errors import (
     Ambiguous,
     OfferGone,
@@ -24,7 +25,7 @@ from gpuproviders.errors import (
     Unavailable,
     scrub,
 )
-from gpuproviders.vast.parse import Malformed, identifier
+from gpuproviders.vast.parse import identifier
 
 if TYPE_CHECKING:
     from vastai.api.client import VastClient

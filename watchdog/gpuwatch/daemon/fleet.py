@@ -71,7 +71,7 @@ class Fleet:
                 continue
 
     def _stranger(self, account: Account) -> bool:
-        return self._wanted > 0 and self.account is not None and self.account.user_id != account.user_id
+        return self._wanted > 0 and self.account is not None and not self.account.same_as(account)
 
     def need(self) -> None:
         """Some run has a machine here (or may have): keep listing."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from gpuproviders import keys
 from gpuproviders.model import Provider
 from gpuwatch.box.boxes import SshBoxes
 from gpuwatch.box.hostkeys import HostKeys, own_key
@@ -26,9 +27,9 @@ from gpuwatch.daemon.scrubbing import Scrubber
 from gpuwatch.daemon.server import serve
 from gpuwatch.daemon.service import Service
 from gpuwatch.ledger import Ledger
-from gpuwatch.lifecycle.run import FINAL
+from gpuwatch.lifecycle.run import FINAL, Run
 from gpuwatch.paths import Paths
-from gpuwatch.spec import SpecError, read_spec
+from gpuwatch.spec import RunSpec, SpecError, read_spec
 from gpuwatch.spec.units import parse_duration
 from gpuwatch.vault.layout import Vault
 
@@ -143,15 +144,22 @@ class Children:
                 log.exception("spec not readable", run=run_id)
                 return
         spec = self._ctx.specs[run_id]
-        missing = [p for p in spec.providers if p not in self._ctx.fleets]
-        if missing:
-            self.service.live(run_id).say(
-                f"the provider {missing[0]} is not configured; its machine cannot be watched"
-            )
+        absent = self._absent(run, spec)
+        if absent is not None:
+            self.service.live(run_id).say(absent)
             return
         actor = Actor(self._ctx, run_id, spec, self.service.live(run_id))
         self.service.actors[run_id] = actor
         self.own(self._tasks.create_task(self._drive(actor, run_id), name=f"run:{run_id}"))
+
+    def _absent(self, run: Run, spec: RunSpec) -> str | None:
+        """Why a run cannot be driven with the accounts there are, None when it can."""
+        fleets = self._ctx.fleets
+        if run.machine is not None and run.machine.provider not in fleets:
+            return f"the provider {run.machine.provider} is not configured; its machine cannot be watched"
+        if run.state not in FINAL and not any(p in fleets for p in spec.providers):
+            return f"none of its providers ({', '.join(spec.providers)}) is configured"
+        return None
 
     async def _drive(self, actor: Actor, run_id: str) -> None:
         """One run's fault must not end the watch over the others: it is logged, shown and tried again."""
@@ -195,6 +203,13 @@ def providers_of(config: Config) -> dict[str, Provider]:
             url=config.providers.vast.url,
             paced=config.providers.vast.paced,
             seconds=parse_duration(config.providers.vast.timeout),
+        )
+    settings = config.providers.runpod
+    if settings.enabled if settings.enabled is not None else keys.runpod() is not None:
+        from gpuproviders.runpod import RunpodProvider
+
+        found["runpod"] = RunpodProvider(
+            url=settings.url, paced=settings.paced, seconds=parse_duration(settings.timeout)
         )
     return found
 

@@ -48,7 +48,12 @@ def choose(run: Run, offers: list[Offer]) -> Offer | None:
             if (offer.provider, offer.offer_id) == (run.pinned_provider, run.pinned_offer):
                 return offer
         return None
-    return min(usable, key=lambda o: (o.price, -(o.reliability or 0), o.offer_id), default=None)
+    return min(usable, key=_rank, default=None)
+
+
+def _rank(offer: Offer) -> tuple[int, float, int, str]:
+    """Cheapest first; among equals the most reliable, then what there is most of."""
+    return offer.price, -(offer.reliability or 0), -(offer.stock.value if offer.stock else 0), offer.offer_id
 
 
 async def find_offer(ctx: Context, run: Run, spec: RunSpec, live: Live) -> None:
@@ -62,6 +67,8 @@ async def find_offer(ctx: Context, run: Run, spec: RunSpec, live: Live) -> None:
     offers: list[Offer] = []
     problems: list[ProviderError] = []
     for name in spec.providers:
+        if name not in ctx.fleets:
+            continue  # `provider = ["vast", "runpod"]` is a wish; the accounts that are there serve it
         try:
             offers += await ctx.fleets[name].provider.offers(query_of(spec))
         except ProviderError as error:

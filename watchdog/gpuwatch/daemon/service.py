@@ -181,6 +181,11 @@ class Service:
             ) from error
         if not order.key or len(order.key) > 200:
             raise CallFailed(wire.Code.USAGE, "a launch needs a key of at most 200 characters")
+        if not any(name in self._ctx.fleets for name in spec.providers):
+            raise CallFailed(
+                wire.Code.PROVIDER,
+                f"no account of {' or '.join(spec.providers)} is configured; `gpuwatch doctor` says what is missing",
+            )
         # from here to `create` the event loop does not turn: one key makes one run
         known = self._ctx.ledger.run_for_key(order.key)
         if known is not None:

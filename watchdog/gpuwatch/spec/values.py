@@ -11,7 +11,7 @@ from gpuproviders.gpus import UnknownGpu, resolve
 from gpuwatch.clean import clean
 from gpuwatch.spec.units import parse_size
 
-PROVIDERS = ("vast",)
+PROVIDERS = ("vast", "runpod")
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REMOTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*:[^\0\n]{0,512}")
 
