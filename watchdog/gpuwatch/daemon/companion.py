@@ -21,6 +21,7 @@ from gpuwatch.custody.complete import MANIFEST, POINTER, Group, Stillness, compl
 from gpuwatch.custody.rules import is_safe, promised_globs
 from gpuwatch.daemon.collecting import bring
 from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.idling import watch_idleness
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
@@ -49,6 +50,7 @@ async def accompany(
         parts.create_task(_again("mirror", lambda: _mirror(ctx, run_id, spec, link, live)))
         parts.create_task(_presence(ctx, run_id, nudge))
         parts.create_task(_budget(ctx, run_id, spec, nudge))
+        parts.create_task(watch_idleness(ctx, run_id, spec, live, nudge))
 
 
 async def _again(name: str, part: Callable[[], Awaitable[None]]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from gpuwatch.box.fetch import Progress
 from gpuwatch.box.sentinel import Report
 from gpuwatch.custody.facts import BoxFile
+from gpuwatch.idle.timers import Due
+from gpuwatch.idle.verdict import Verdict
 from gpuwatch.telemetry.watching import Watching
 
 
@@ -23,6 +25,11 @@ class Live:
     boot_id: str | None = None
     watching: Watching = field(default_factory=Watching)
     """The box's telemetry: history and alarms."""
+    files_version: int = 0
+    """Changes whenever the promised files do."""
+    idle: Due | None = None
+    """What the idle timers say; None while they do not apply."""
+    idle_verdict: Verdict | None = None
     transfer: Progress | None = None
     trouble: str | None = None
     """What keeps the current step from going on, for people; None while it goes on."""
@@ -36,8 +43,9 @@ class Live:
 
     def observe(self, report: Report, at: float, wall: float) -> None:
         """Take in one report that came at `at` (event-loop time), `wall` in Unix seconds."""
-        if report.files is not None:
+        if report.files is not None and report.files != self.files:
             self.files = report.files
+            self.files_version += 1
         # the listing is kept once, not with every report
         self.report, self.report_at = replace(report, files=None), at
         self.watching.observe(

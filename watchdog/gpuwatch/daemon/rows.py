@@ -15,6 +15,8 @@ from gpuwatch.custody.rules import assess, is_promised, is_safe, spoken
 from gpuwatch.daemon import words
 from gpuwatch.daemon.live import Live
 from gpuwatch.daemon.telemetry import alarm_rows, gpu_rows
+from gpuwatch.idle.signals import Says
+from gpuwatch.idle.timers import Act
 from gpuwatch.ledger import StoredEvent
 from gpuwatch.lifecycle.run import FINAL, Machine, Run, State
 from gpuwatch.spec import RunSpec
@@ -99,7 +101,7 @@ def run_row(
         state=run.state.value,
         attention=words.attention(run, live.trouble),
         reason=clean(trouble) if trouble else None,
-        next=words.next_step(run, spec),
+        next=next_text(run, spec, live),
         attempt=max(1, run.attempt),
         provider=machine.provider if machine else None,
         instance_id=machine.instance_id if machine else None,
@@ -218,6 +220,28 @@ def _summary(run: Run, exposed: wire.Exposure, held: list[wire.HoldRow], verifie
     return f"{format_size(exposed.bytes)} in {exposed.files} files exist only on the box; {verified} files are verified"
 
 
+def next_text(run: Run, spec: RunSpec | None, live: Live) -> str:
+    """What happens next; the idle timers when they are what decides."""
+    idle = live.idle
+    decides = run.state is State.VERIFIED or (
+        run.state is State.RUNNING and idle is not None and idle.act is not Act.NOTHING
+    )
+    if idle is not None and decides and run.end_requested_by is None:
+        return clean(idle.text, 400)
+    return words.next_step(run, spec)
+
+
+def idle_lines(live: Live) -> list[str]:
+    """Each signal's verdict, a line each, when idle timers watch the machine."""
+    if live.idle is None or live.idle_verdict is None:
+        return []
+    lines = [f"idle timers: {clean(live.idle.text, 400)}"]
+    for line in live.idle_verdict.lines:
+        lasted = f" for {format_duration(line.quiet)}" if line.says is Says.QUIET else ""
+        lines.append(f"  {line.signal.value}: {line.says.value}{lasted} ({clean(line.text, 120)})")
+    return lines
+
+
 def why(run: Run, spec: RunSpec | None, live: Live, copies: Mapping[str, Copy], *, now: float) -> wire.Why:
     """`gputui why`: the facts behind a machine's existence, in plain words."""
     exposed = exposure(run, spec, live, copies, now)
@@ -249,11 +273,12 @@ def why(run: Run, spec: RunSpec | None, live: Live, copies: Mapping[str, Copy], 
             lines.append("exposure: none, every promised file is verified at home")
     if run.checkpoints:
         lines.append(f"{run.checkpoints} checkpoints verified, the newest of step {run.last_step}")
+    lines += idle_lines(live)
     if run.receipt is not None:
         lines.append(
             f"receipt {run.receipt.digest[:16]}: {run.receipt.files} files, {format_size(run.receipt.bytes)}"
         )
     return wire.Why(
         run=run.id, headline=words.headline(run), lines=lines, holds=held, exposure=exposed,
-        next=words.next_step(run, spec),
+        next=next_text(run, spec, live),
     )  # fmt: skip

@@ -112,7 +112,8 @@ def next_step(run: Run, spec: RunSpec | None) -> str:
         case S.FINISHED | S.COLLECTING:
             return "everything promised is copied and verified, then the machine is destroyed"
         case S.VERIFIED:
-            keep = spec is not None and spec.idle.action != "collect-and-destroy" and not ending
+            timed = spec is not None and spec.idle.after is not None
+            keep = spec is not None and (timed or spec.idle.action != "collect-and-destroy") and not ending
             return (
                 "kept as the spec says; `gputui destroy` ends it" if keep else "one last look, then destroy"
             )

@@ -117,7 +117,8 @@ def decide(run: Run, spec: RunSpec) -> Step:
         case S.FINISHED | S.COLLECTING:
             return Collect()
         case S.VERIFIED:
-            if ending or spec.idle.action == "collect-and-destroy":
+            # with a timer the machine stays until it has been idle for so long, and someone asks for its end
+            if ending or (spec.idle.action == "collect-and-destroy" and spec.idle.after is None):
                 return Destroy()
             return Rest(Why.KEEP)
         case S.DESTROYING:

@@ -218,7 +218,7 @@ class Processes:
         spent = max(1e-3, now - before)
         own = [0, 0, 0, 0]
         others = [0, 0, 0, 0]
-        blind = count = 0
+        carried = blind = count = 0
         seen: dict[tuple[str, str], list[int]] = {}
         for pid, row in table.items():
             mine = pid in ours or pid in carriers
@@ -235,12 +235,16 @@ class Processes:
             for i in range(4):
                 bucket[i] += max(0, total[i] - last[i])
             count += not mine
+            if pid in carriers:
+                # an SSH server passes on what it gets: every byte goes through it twice, once over the network
+                carried += max(0, total[3] - last[3]) // 2
         result: dict[str, Any] = {"count": count, "sessions": self.sessions(table, ours)}
         if before and len(table) < MOST_PROCESSES:
             disk = (others[1], others[2]) if not blind else self.beside(own)
             result["cpu"] = round(others[0] / TICKS / spent, 3)
             result["own_cpu"] = round(own[0] / TICKS / spent, 3)
             result["own_moved"] = int(own[3] / spent)
+            result["own_net"] = int(carried / spent) if carriers else None
             if disk is not None:
                 result["read"], result["written"] = int(disk[0] / spent), int(disk[1] / spent)
         self.device = device_bytes()

@@ -78,11 +78,18 @@ class Mirror(Struct, frozen=True, kw_only=True):
 
 
 class Idle(Struct, frozen=True, kw_only=True):
-    """What to do when the work is done: seconds to wait, and the action."""
+    """What to do with a machine that does nothing. Seconds.
 
-    after: float = 900.0
+    Without `after` there are no timers: the end of the job alone decides, by `action`. With it the machine is
+    watched by evidence (`gpuwatch.idle`), and `action` happens after so much idleness; `destroy_after` is the
+    second timer, counted from the stop.
+    """
+
+    after: float | None = None
     action: str = "collect-and-destroy"
     destroy_after: float | None = None
+    ssh_quiet: float = 3600.0
+    """An open terminal in which nobody typed and nothing was printed for so long is a forgotten one."""
 
 
 class Budget(Struct, frozen=True, kw_only=True):

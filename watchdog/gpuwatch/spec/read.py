@@ -344,16 +344,27 @@ def _mirror(table: _Table | None) -> model.Mirror:
 def _idle(table: _Table | None) -> model.Idle:
     if table is None:
         return model.Idle()
-    for key in ("after", "destroy_after"):
-        if table.has(key):
-            table.problem(
-                key, "a timer", "no timers: idle shutdown is not in this version; the end of the job is"
-            )
+    timed = table.has("after")
     idle = model.Idle(
-        after=table.take("after", parse_duration, 900.0),
+        after=table.take("after", values.window, None),
         action=table.take("action", values.one_of(*ACTIONS), "collect-and-destroy"),
         destroy_after=table.take("destroy_after", parse_duration, None),
+        ssh_quiet=table.take("ssh_quiet", values.window, 3600.0),
     )
+    if idle.destroy_after is not None and not timed:
+        table.problem("destroy_after", "a second timer", 'also the first one, e.g. after = "15m"')
+    if idle.destroy_after is not None and idle.action == "notify":
+        table.problem(
+            "destroy_after",
+            "a second timer",
+            'action = "stop" or "collect-and-destroy" with it; "notify" never acts',
+        )
+    if timed and idle.action == "stop":
+        table.problem(
+            "action",
+            "stop",
+            '"collect-and-destroy" or "notify" beside a timer: stopping a machine is not in this version',
+        )
     table.finish()
     return idle
 

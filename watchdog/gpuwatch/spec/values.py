@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuproviders.gpus import UnknownGpu, resolve
 from gpuwatch.clean import clean
-from gpuwatch.spec.units import parse_size
+from gpuwatch.spec.units import parse_duration, parse_size
 
 PROVIDERS = ("vast", "runpod")
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -55,6 +55,13 @@ def whole(low: int, high: int) -> Callable[[object], int]:
         return value
 
     return read
+
+
+def window(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds < 60:
+        raise ValueError('at least "1m": a shorter silence is no evidence')
+    return seconds
 
 
 def boolean(value: object) -> bool:

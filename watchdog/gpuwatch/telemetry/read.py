@@ -73,6 +73,7 @@ def _processes(value: object) -> Processes | None:
         disk_written=_positive(row.get("written")),
         own_cpu=_positive(row.get("own_cpu")),
         own_moved=_positive(row.get("own_moved")),
+        own_net=_positive(row.get("own_net")),
         sessions=_sessions(row.get("sessions")),
     )
 

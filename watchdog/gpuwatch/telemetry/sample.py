@@ -122,6 +122,8 @@ class Processes:
     own_cpu: float | None = None
     own_moved: float | None = None
     """Bytes per second through our own descriptors, disk and network together."""
+    own_net: float | None = None
+    """Bytes per second that the SSH server moves for us, None when it cannot be told from others'."""
     sessions: tuple[Session, ...] | None = None
 
 
