@@ -1,7 +1,7 @@
 """One look at a box → what each signal says: active, quiet, unknown, or not there. Pure.
 
-The rules are the lessons of other tools (docs/run-spec.md, and the truth table in the tests): the busiest GPU counts and not the mean of all; a
-failed nvidia-smi is unknown and not 0 %; our own copying is no activity; a log that grows is.
+The rules are the lessons of other tools (the truth table in the tests names them): the busiest GPU counts and
+not the mean of all; a failed nvidia-smi is unknown and not 0 %; our own copying is no activity; a log that grows is.
 """
 
 from __future__ import annotations
