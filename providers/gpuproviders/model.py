@@ -200,12 +200,12 @@ class Capabilities:
 
 
 class Permit(ABC):
-    """What `destroy` takes. Only `gpuwatch.custody` has a concrete one (I1); it names one machine."""
+    """What `destroy` and `stop` take. Only `gpuwatch.custody` has concrete ones (I1); each names one machine."""
 
     @property
     @abstractmethod
     def instance_id(self) -> str:
-        """The only instance that this permit allows to destroy."""
+        """The only instance that this permit is about."""
 
     @abstractmethod
     def spend(self) -> None:
@@ -245,8 +245,8 @@ class Provider(Protocol):
     async def start(self, instance_id: str) -> None:
         """Ask a stopped machine to run again. Refused when its GPU was let to someone else."""
 
-    async def stop(self, instance_id: str, permit: Permit | None = None) -> None:
-        """Stop, keeping the disk; where stopping loses it, a permit is required (I1)."""
+    async def stop(self, permit: Permit) -> None:
+        """Stop the machine that the permit names. Custody knows where that loses the disk (I1)."""
 
     async def destroy(self, permit: Permit) -> None:
         """Destroy the machine that the permit names. Returning means "accepted", not "gone"."""

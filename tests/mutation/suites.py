@@ -21,7 +21,8 @@ SYSTEMATIC: dict[str, tuple[str, ...]] = {
     f"{_W}lifecycle/decide.py": core("lifecycle"),
     f"{_W}lifecycle/events.py": core("ledger", "lifecycle"),
     f"{_W}lifecycle/evolve.py": core("lifecycle"),
-    f"{_W}lifecycle/orphans.py": ("tests/unit/test_daemon_pure.py",),
+    f"{_W}lifecycle/reconcile.py": core("register"),
+    f"{_W}lifecycle/register.py": core("register"),
     f"{_W}lifecycle/run.py": core("lifecycle"),
 }
 

@@ -298,7 +298,7 @@ class SimulatedProvider:
     async def start(self, instance_id: str) -> None:
         raise Refused("not simulated")
 
-    async def stop(self, instance_id: str, permit: Permit | None = None) -> None:
+    async def stop(self, permit: Permit) -> None:
         raise Refused("not simulated")
 
     async def destroy(self, permit: Permit) -> None:

@@ -23,6 +23,7 @@ from gpuproviders.model import Trouble
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 from gpuwatch.lifecycle.evolve import Impossible
+from gpuwatch.lifecycle.register import Alarm
 
 DAY = 86_400.0
 SPEC = """
@@ -142,6 +143,7 @@ async def day(world: World, launches: list[tuple[float, str]], until: float) -> 
         ):
             victim = draw.choice(world.cloud.living())
             world.cloud.take(victim)
+        await answer_alarms(world)
         if draw.random() < 0.02 and world.time.now < world.faults.quiet_from:
             world.boxes.vault_full[0] = not world.boxes.vault_full[0]
         if world.time.now >= world.faults.quiet_from:
@@ -151,6 +153,16 @@ async def day(world: World, launches: list[tuple[float, str]], until: float) -> 
         if world.time.now > until:
             return
         await asyncio.sleep(draw.uniform(5, 60))
+
+
+async def answer_alarms(world: World) -> None:
+    """A person reads the alarms about machines that nobody can see, looks into the console, and answers."""
+    assert world.children is not None
+    assert world.ledger is not None
+    for entry in list(world.ledger.register.values()):
+        machine = world.cloud.machines.get(entry.instance_id or "")
+        if entry.alarm is Alarm.UNSEEN and (machine is None or not machine.alive):
+            await world.children.service.resolve(wire.Resolve(label=entry.label, reason="not in the console"))
 
 
 async def meddle(world: World) -> None:

@@ -23,10 +23,9 @@ from simulation.cloud import Cloud, Faults, Machine, SimulatedProvider, Violatio
 from gpuwatch.box.hostkeys import HostKeys
 from gpuwatch.client import wire
 from gpuwatch.config import Config, Watch
-from gpuwatch.daemon import renting, service
+from gpuwatch.daemon import launching, renting
 from gpuwatch.daemon.context import Context
-from gpuwatch.daemon.fleet import Fleet
-from gpuwatch.daemon.main import Children
+from gpuwatch.daemon.main import Children, fleet_of
 from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import FINAL, Run, State
@@ -115,6 +114,9 @@ class Database:
             self._cloud.hook("commit:after")
         return cursor
 
+    def executemany(self, sql: str, values: Sequence[Sequence[Any]]) -> _Cursor:
+        return _Cursor(self._connection.executemany(sql, values))
+
     def crash(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
@@ -135,7 +137,7 @@ class World:
         self.draw = random.Random(seed)
         random.seed(seed)
         ids = random.Random(seed + 1)  # what the product draws from the system's randomness
-        service.secrets = renting.secrets = _SeededSecrets(ids)  # type: ignore[attr-defined]
+        launching.secrets = renting.secrets = _SeededSecrets(ids)  # type: ignore[attr-defined]
         self.time = Time()
         self.faults = faults or Faults()
         self.cloud = Cloud(self.time, self.draw, self.faults)
@@ -291,7 +293,7 @@ class World:
         await ledger._load()
         self.ledger = ledger
         config = Config(watch=Watch(accounts="15s", booting="5s", telemetry="10s", lost_create="3m"))
-        fleets = {"vast": Fleet(SimulatedProvider(self.cloud), interval=config.account_interval)}
+        fleets = {"vast": fleet_of(SimulatedProvider(self.cloud), ledger, config)}
         ctx = Context(
             config=config, ledger=ledger, vault=self.vault, boxes=self.boxes,  # type: ignore[arg-type]
             hostkeys=HostKeys(self.home), key=self.home / "key", public_key="ssh-ed25519 AAAA sim", fleets=fleets,
@@ -318,7 +320,7 @@ class World:
         spec = wire.SpecText(text=text, file="sim.toml", base=str(self.home))
         run = (await self.children.service.launch(wire.Launch(spec=spec, key=key))).run
         # what counts is the spec that the run was made with: a repeated key changes nothing
-        self.specs.setdefault(run, read_spec(self.children.service.find(run).spec, file="sim.toml"))
+        self.specs.setdefault(run, read_spec((await self.children.service.find(run)).spec, file="sim.toml"))
         return run
 
     def learn(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gpuproviders.model import Instance, Offer, Power
+from gpuproviders.model import Offer
 from gpuproviders.money import MicroUsd
 from gpuwatch.box.sentinel import Facts
 from gpuwatch.daemon import rows, words
@@ -19,7 +19,6 @@ from gpuwatch.daemon.preparing import unfit, upload_files
 from gpuwatch.daemon.renting import choose, no_offer_reason, query_of
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import create, evolve
-from gpuwatch.lifecycle.orphans import orphans
 from gpuwatch.lifecycle.run import Run, State
 from gpuwatch.spec import read_spec
 
@@ -182,32 +181,3 @@ def test_cost_runs_from_the_create_until_the_machine_is_gone() -> None:
     assert rows.run_cost(gone, 5 * HOUR) == 500_000
     assert rows.burn(gone) == 0
     assert rows.burn(running()) == 500_000
-
-
-def listed(label: str | None, instance_id: str = "9") -> Instance:
-    return Instance(provider="vast", instance_id=instance_id, label=label, power=Power.RUNNING)
-
-
-def test_a_machine_with_our_label_that_no_run_drives_is_an_alarm_and_strangers_are_none() -> None:
-    ours = running()
-    assert orphans([listed("L"), listed(None), listed("somebody-else")], [ours]) == ()
-    (stray,) = orphans([listed("gputui-old-abcd-1-ff")], [ours])
-    assert "in no run of this ledger" in stray.why
-    gone = msgspec.structs.replace(
-        ours, machine=msgspec.structs.replace(ours.machine, label="gputui-r1-abcd-1-aa", gone_at=5.0)
-    )
-    (back,) = orphans([listed("gputui-r1-abcd-1-aa")], [gone])
-    assert "counts as gone" in back.why
-    assert "9" in str(back)
-
-
-def test_a_second_machine_under_one_label_is_an_alarm() -> None:
-    (second,) = orphans(
-        [listed("gputui-r1-abcd-1-aa", "7"), listed("gputui-r1-abcd-1-aa", "8")],
-        [
-            msgspec.structs.replace(
-                running(), machine=msgspec.structs.replace(running().machine, label="gputui-r1-abcd-1-aa")
-            )
-        ],
-    )
-    assert (second.instance_id, "second machine" in second.why) == ("8", True)

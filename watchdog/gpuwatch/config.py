@@ -54,6 +54,8 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     telemetry: str = "2s"
     lost_create: str = "3m"
     """How long a label is looked for after a create without answer before its absence counts."""
+    reconcile: str = "10m"
+    """How often an account is compared with the ledger while no run needs it; while one does, at each listing."""
 
 
 class Scrub(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,6 +81,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def account_interval(self) -> float:
         """Seconds between two listings of an account."""
         return parse_duration(self.watch.accounts)
+
+    @property
+    def reconcile_interval(self) -> float:
+        """Seconds between two listings of an account that no run needs."""
+        return parse_duration(self.watch.reconcile)
 
     @property
     def boot_interval(self) -> float:

@@ -208,9 +208,10 @@ class VastProvider:
                 await self._state(instance_id, "stopped")
             raise
 
-    async def stop(self, instance_id: str, permit: Permit | None = None) -> None:
-        """Stop; Vast keeps the disk (and bills it), so no permit is needed."""
-        await self._state(instance_id, "stopped")
+    async def stop(self, permit: Permit) -> None:
+        """Stop what the permit names; Vast keeps the disk, and bills it."""
+        permit.spend()
+        await self._state(permit.instance_id, "stopped")
 
     async def _state(self, instance_id: str, state: str) -> None:
         await self._calls.write(

@@ -43,16 +43,33 @@ EVENTS: dict[type[e.Event], e.AnyEvent] = {
         e.EndRequested(by="a person"),
         e.EndCancelled(),
         e.Waived(files=["out/a"], reason="old"),
+        e.HoldPlaced(name="pin", by="me", reason="look first"),
+        e.HoldReleased(name="pin", by="me"),
         e.DestroySent(permit="receipt", instance_id=INSTANCE),
         e.DestroyAccepted(),
         e.DestroyFailed(reason="500"),
         e.DudGone(evidence="listings"),
         e.Gone(evidence="listings"),
         e.Lost(evidence="listings"),
+        e.Returned(instance_id=INSTANCE, evidence="listed as running"),
         e.GaveUp(reason="tried enough"),
     )
 }  # fmt: skip
-"""One sample of every event but `Requested`."""
+"""One sample of every event of a run but `Requested`."""
+
+REGISTER: tuple[e.RegisterEvent | e.AccountSeen, ...] = (
+    e.MachineListed(label=LABEL, instance_id=INSTANCE),
+    e.MachineUnseen(label=LABEL, evidence="3 listings"),
+    e.MachineReturned(label=LABEL, instance_id=INSTANCE),
+    e.StrayDestroySent(label=LABEL, instance_id=INSTANCE, permit="no job ever ran on it"),
+    e.StrayDestroyAccepted(label=LABEL),
+    e.StrayDestroyFailed(label=LABEL, reason="500"),
+    e.StrayGone(label=LABEL, evidence="listings"),
+    e.Buried(label=LABEL, evidence="a listing an hour later"),
+    e.AlarmResolved(label=LABEL, by="me", reason="it is not there"),
+    e.AccountSeen(provider="vast", user="1"),
+)
+"""One sample of every event beside the runs."""
 
 REQUESTED = e.Requested(name="r", spec="name = 'r'", file="r.toml", base="/home/me", key="k1")
 

@@ -65,7 +65,7 @@ async def test_everything_is_there_after_a_restart(path: Path) -> None:
         assert again.copies("r1") == {c.path: c for c in copies}
         assert await again.events() == log
         assert [x.event for x in log] == [REQUESTED, *RENTAL, e.FilesVerified(files=2, bytes=20)]
-        assert again.run_for_key("k1") == "r1"
+        assert await again.run_for_key("k1") == "r1"
         assert await again.labels() == [(LABEL, "r1", "vast", INSTANCE)]
         assert await again.check() == "ok"
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from core_lives import BOOT, EVENTS, INSTANCE, LABEL, NOW, REQUESTED, machine, receipt, run
+from core_lives import BOOT, EVENTS, INSTANCE, LABEL, NOW, REGISTER, REQUESTED, machine, receipt, run
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -19,7 +19,8 @@ from gpuwatch.custody.rules import Assessment, Hold
 from gpuwatch.lifecycle import decide as d
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import Impossible, create, evolve, target
-from gpuwatch.lifecycle.run import EVERYTHING, FINAL, Machine, Phase, ReceiptRef, Run, State
+from gpuwatch.lifecycle.register import Entry
+from gpuwatch.lifecycle.run import EVERYTHING, FINAL, Machine, Phase, PlacedHold, ReceiptRef, Run, State
 from gpuwatch.spec.model import Artifact, Idle, Job, RunSpec
 
 SPEC = RunSpec(name="r", job=Job(command="true"), artifacts=(Artifact(path="out"),))
@@ -56,12 +57,15 @@ receipt-written   . . . . . . v . . . . .
 end-requested     = = = = = = = = = = . .
 end-cancelled     = = = = = = = = . = . .
 waived            . . . = = = = = . = . .
+hold-placed       = = = = = = = = . = . .
+hold-released     = = = = = = = = = = . .
 destroy-sent      . . d d d d d d = d . .
 destroy-accepted  . . . . . . . . = . . .
 destroy-failed    . . . . . . . . = . . .
 dud-gone          . . . . . . . . q . . .
 gone              G . . . . . . . G G . .
 lost              . . L L L L L L L L . .
+returned          . . . . . . . . . . d R
 gave-up           f f f f . . f . . . . .
 """
 
@@ -84,7 +88,7 @@ PAIRS = [(kind, state) for kind in EVENTS for state in State]
 
 def test_the_table_names_every_event_and_every_state() -> None:
     kinds = {e.kind_of(event) for event in EVENTS.values()}
-    every = {str(t.__struct_config__.tag) for t in get_args(e.AnyEvent)}
+    every = {str(t.__struct_config__.tag) for t in get_args(e.RunEvent)}
     assert kinds == every - {"requested"}
     assert set(EXPECTED) == {(k, s.value) for k in kinds for s in State}
 
@@ -264,7 +268,10 @@ class Walk(RuleBasedStateMachine):
             return False
         finally:
             assert msgspec.json.encode(self.run) == frozen
-        assert self.run.state not in FINAL, "nothing happens after the end"
+        if self.run.state in FINAL:
+            assert isinstance(event, e.Returned), (
+                "nothing happens after the end, unless the machine comes back"
+            )
         self.run = after
         match event:
             case e.OfferChosen():
@@ -384,7 +391,7 @@ class Walk(RuleBasedStateMachine):
             assert run.receipt is not None
         if run.state in FINAL:
             assert run.ended_at is not None
-            assert all(target(run.state, kind) is None for kind in EVENTS)
+            assert {kind for kind in EVENTS if target(run.state, kind) is not None} == {e.Returned}
 
 
 TestWalk = Walk.TestCase
@@ -405,7 +412,7 @@ def described() -> dict[str, Any]:
     kinds: list[type[e.Event]] = sorted(get_args(e.AnyEvent), key=lambda t: str(t.__struct_config__.tag))
     return {
         "events": {str(t.__struct_config__.tag): fields(t) for t in kinds},
-        "documents": {t.__name__: fields(t) for t in (Run, Machine, ReceiptRef)},
+        "documents": {t.__name__: fields(t) for t in (Run, Machine, ReceiptRef, PlacedHold, Entry)},
         "states": [s.value for s in State],
         "phases": [p.value for p in Phase],
     }
@@ -456,7 +463,7 @@ def freeze() -> None:
     """Write the golden file anew, keeping the old lines and runs that it holds."""
     old = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"lines": [], "runs": []}
     have = {line["kind"] for line in old["lines"]}
-    new = [REQUESTED, *EVENTS.values()]
+    new = [REQUESTED, *EVENTS.values(), *REGISTER]
     lines = old["lines"] + [msgspec.to_builtins(x) for x in new if e.kind_of(x) not in have]
     sample = run(
         State.VERIFIED, machine=machine(job_started_at=NOW), receipt=receipt(), past=(machine(gone_at=NOW),)

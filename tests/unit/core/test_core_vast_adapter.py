@@ -214,7 +214,7 @@ async def test_the_key_is_in_no_exception_and_no_log(
             reply.status, reply.body | {"msg": f"{reply.body.get('msg', '')} your key {KEY} \x1b[31m"}
         )
     script.answers = [reply]
-    for call in (vast.create(order()), vast.instances(), vast.stop("1"), vast.account()):
+    for call in (vast.create(order()), vast.instances(), vast.stop(OnePermit()), vast.account()):
         with pytest.raises(ProviderError) as caught:
             await call
         chain: BaseException | None = caught.value

@@ -337,6 +337,7 @@ def parse_inventory(data: bytes, instance_id: str) -> Inventory:
         taken_at=at,
         files=files,
         problems=(*(clean(str(p), 200) for p in problems[:100]), *links),
+        sessions=_size(end.get("sessions")),
     )
 
 

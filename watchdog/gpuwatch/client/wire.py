@@ -140,10 +140,17 @@ class AlarmRow(Struct, frozen=True, kw_only=True):
 
 
 class HoldRow(Struct, frozen=True, kw_only=True):
-    """A named reason not to destroy. `name` is stable, `reason` is for people."""
+    """A named reason not to destroy. `name` is stable, `reason` is for people.
+
+    `by` and `at` say who placed it and when, if a person did. `removal` is how it goes alone: `release`,
+    `waive` (by giving up the files it protects), `waive-all`, or `itself`.
+    """
 
     name: str
     reason: str
+    by: str | None = None
+    at: float | None = None
+    removal: str = "itself"
 
 
 class Exposure(Struct, frozen=True, kw_only=True):
@@ -396,13 +403,31 @@ class RunRef(Struct, frozen=True, kw_only=True):
 
 
 class Runs(Struct, frozen=True, kw_only=True):
-    """All runs, newest first."""
+    """Every run that is not over and the newest that are, newest first."""
 
     runs: list[RunRow]
     accounts: list[AccountRow]
     burn: int
     """Micro-dollars per hour of everything that is rented now."""
     now: float
+    alarms: list[str] = []
+    """What needs a person now, each with what to do; as in DaemonStatus."""
+    older: bool = False
+    """True when there may be more ended runs: `runs.ended` reads them."""
+
+
+class EndedQuery(Struct, frozen=True, kw_only=True):
+    """Runs that ended before this time (Unix seconds), newest first, at most `limit`."""
+
+    before: float
+    limit: int = 100
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """`next` is what to pass as `before` the next time, None when there is no more."""
+
+    runs: list[RunRow]
+    next: float | None
 
 
 class RunDetail(Struct, frozen=True, kw_only=True):
@@ -442,12 +467,61 @@ class Destroy(Struct, frozen=True, kw_only=True):
     waive: list[str] = []
     confirm: str = ""
     reason: str = ""
+    by: str = ""
+    """Who asks, for the ledger; empty is `a person`."""
 
 
 class Cancel(Struct, frozen=True, kw_only=True):
     """Take back a destroy that has not been sent yet."""
 
     run: str
+
+
+class HoldsQuery(Struct, frozen=True, kw_only=True):
+    """The holds of one run, or of every run whose machine exists."""
+
+    run: str | None = None
+
+
+class RunHold(Struct, frozen=True, kw_only=True):
+    """One hold and the run (id and name) that it is on."""
+
+    run: str
+    name: str
+    hold: HoldRow
+
+
+class Holds(Struct, frozen=True, kw_only=True):
+    """All holds that stand."""
+
+    holds: list[RunHold]
+
+
+class HoldPlace(Struct, frozen=True, kw_only=True):
+    """Hold a run's machine under a name of the person's choice (`pin` when empty) until it is released."""
+
+    run: str
+    hold: str = "pin"
+    reason: str = ""
+    by: str = ""
+
+
+class HoldRelease(Struct, frozen=True, kw_only=True):
+    """Remove one hold alone; the others stand. One that protects files needs `confirm` (the run's name) and `reason`."""
+
+    run: str
+    hold: str = "pin"
+    reason: str = ""
+    confirm: str = ""
+    by: str = ""
+
+
+class Resolve(Struct, frozen=True, kw_only=True):
+    """Answer for the alarm about the machine of this label: `reason` says what was found."""
+
+    label: str
+    reason: str
+    by: str = ""
 
 
 class LogRead(Struct, frozen=True, kw_only=True):
@@ -544,10 +618,15 @@ METHODS: dict[str, tuple[type[Struct], type[Struct]]] = {
     "spec.check": (SpecText, SpecCheck),
     "launch": (Launch, Launched),
     "runs": (Empty, Runs),
+    "runs.ended": (EndedQuery, Ended),
     "run": (RunRef, RunDetail),
     "why": (RunRef, Why),
     "destroy": (Destroy, CustodyReport),
     "destroy.cancel": (Cancel, Empty),
+    "holds": (HoldsQuery, Holds),
+    "hold": (HoldPlace, Empty),
+    "hold.release": (HoldRelease, CustodyReport),
+    "alarm.resolve": (Resolve, Empty),
     "log.read": (LogRead, LogChunk),
     "telemetry.history": (SeriesRead, SeriesOf),
     "events": (EventsRead, Events),

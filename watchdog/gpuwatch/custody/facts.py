@@ -50,3 +50,5 @@ class Inventory:
     files: tuple[BoxFile, ...]
     problems: tuple[str, ...] = ()
     """What the box could not list (unreadable folder, name outside the tree, limits)."""
+    sessions: int | None = None
+    """Interactive logins on the box at that moment, None when it cannot tell."""

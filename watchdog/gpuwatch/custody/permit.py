@@ -1,13 +1,21 @@
-"""The one permit to destroy. Only the three grants below make it, and every way to a destroy passes here (I1)."""
+"""The permits to end a machine or to risk its disk. Only the grants below make them, and every door passes here (I1).
+
+A permit names one machine and one act. `destroy` and `recycle` always lose the disk; `stop`
+loses it where the vendor says so (`Capabilities.stop_keeps_disk`), and then it needs the same
+ground as a destroy. Holds that people placed stand before every ground, waivers included.
+"""
 
 from __future__ import annotations
 
 import time
+from enum import Enum
 from typing import Final
 
-from gpuproviders.model import Permit
+from gpuproviders.model import Capabilities, Permit
 from gpuwatch.custody.facts import Inventory
-from gpuwatch.custody.rules import Assessment, Hold
+from gpuwatch.custody.holds import Hold, passing, placed
+from gpuwatch.custody.rules import Assessment
+from gpuwatch.lifecycle.register import Entry
 from gpuwatch.lifecycle.run import ReceiptRef, Run
 
 RECEIPT_MAX_AGE: Final = 3600.0
@@ -18,8 +26,17 @@ PERMIT_MAX_AGE: Final = 120.0
 _SEAL: Final = object()
 
 
-class DestroyPermit(Permit):
-    """Allows to destroy one machine, once, soon. Made by this module's grants only."""
+class Act(Enum):
+    """What a permit allows."""
+
+    DESTROY = "destroy"
+    STOP = "stop"
+
+
+class _OneUse(Permit):
+    """What all permits share: one machine, once, soon. Made by this module's grants only."""
+
+    act: Act
 
     def __init__(self, seal: object, *, instance_id: str, ground: str) -> None:
         if seal is not _SEAL:
@@ -32,16 +49,28 @@ class DestroyPermit(Permit):
 
     @property
     def instance_id(self) -> str:
-        """The only instance it allows to destroy."""
+        """The only instance it is about."""
         return self._instance_id
 
     def spend(self) -> None:
         """Use it up. Raises PermissionError when used before or too old."""
         if self._spent:
-            raise PermissionError(f"the permit to destroy {self._instance_id} is used up")
+            raise PermissionError(f"the permit to {self.act.value} {self._instance_id} is used up")
         if _seconds() - self._made > PERMIT_MAX_AGE:
-            raise PermissionError(f"the permit to destroy {self._instance_id} is too old")
+            raise PermissionError(f"the permit to {self.act.value} {self._instance_id} is too old")
         self._spent = True
+
+
+class DestroyPermit(_OneUse):
+    """Allows to destroy one machine, or to recycle it, which loses as much."""
+
+    act = Act.DESTROY
+
+
+class StopPermit(_OneUse):
+    """Allows to stop one machine."""
+
+    act = Act.STOP
 
 
 def _seconds() -> float:
@@ -58,38 +87,69 @@ class Refusal(Exception):
         super().__init__("; ".join(str(h) for h in holds))
 
 
-def grant_empty(run: Run) -> DestroyPermit:
+def _machine_id(run: Run) -> str:
+    """The machine that a permit could name. Raises Refusal when there is none."""
+    machine = run.machine
+    if machine is None or machine.instance_id is None:
+        raise Refusal((Hold("no-machine", "there is no machine to destroy"),))
+    return machine.instance_id
+
+
+def _unheld(run: Run, sessions: int | None, *, transferring: bool = False) -> None:
+    """Raises Refusal while a person holds the run or somebody is logged in on its box."""
+    holds = (*placed(run), *passing(run, sessions=sessions, transferring=transferring))
+    if holds:
+        raise Refusal(holds)
+
+
+def grant_empty(run: Run, *, sessions: int | None = None) -> DestroyPermit:
     """A permit for a machine on which no job ever ran. Raises Refusal."""
-    machine = run.machine
-    if machine is None or machine.instance_id is None:
-        raise Refusal((Hold("no-machine", "there is no machine to destroy"),))
-    if machine.job_started_at is not None:
+    instance_id = _machine_id(run)
+    _unheld(run, sessions)
+    if run.machine is None or run.machine.job_started_at is not None:
         raise Refusal((Hold("unknown-state", "a job ran on this machine; only a receipt permits its end"),))
-    return DestroyPermit(_SEAL, instance_id=machine.instance_id, ground="no job ever ran on it")
+    return DestroyPermit(_SEAL, instance_id=instance_id, ground="no job ever ran on it")
 
 
-def grant_given_up(run: Run) -> DestroyPermit:
+def grant_given_up(run: Run, *, sessions: int | None = None, transferring: bool = False) -> DestroyPermit:
     """A permit after a person waived everything, with the run's name and a reason in the ledger. Raises Refusal."""
-    machine = run.machine
-    if machine is None or machine.instance_id is None:
-        raise Refusal((Hold("no-machine", "there is no machine to destroy"),))
+    instance_id = _machine_id(run)
+    _unheld(run, sessions, transferring=transferring)
     if not run.given_up:
         raise Refusal((Hold("artifacts", "not everything was waived"),))
-    return DestroyPermit(_SEAL, instance_id=machine.instance_id, ground="everything waived by a person")
+    return DestroyPermit(_SEAL, instance_id=instance_id, ground="everything waived by a person")
 
 
 def grant(
-    run: Run, receipt: ReceiptRef | None, assessment: Assessment, inventory: Inventory, *, now: float
+    run: Run,
+    receipt: ReceiptRef | None,
+    assessment: Assessment,
+    inventory: Inventory,
+    *,
+    now: float,
+    transferring: bool = False,
 ) -> DestroyPermit:
     """A permit on the ground of a receipt and a last look at the box. Raises Refusal.
 
     The last look (`inventory`, `assessment`) must be of the same machine and the same boot
     as the receipt and find nothing new; the receipt must be young enough.
     """
-    machine = run.machine
-    holds: list[Hold] = []
-    if machine is None or machine.instance_id is None:
-        raise Refusal((Hold("no-machine", "there is no machine to destroy"),))
+    instance_id = _machine_id(run)
+    digest = _proved(run, receipt, assessment, inventory, now=now, transferring=transferring)
+    return DestroyPermit(_SEAL, instance_id=instance_id, ground=f"receipt {digest}")
+
+
+def _proved(
+    run: Run,
+    receipt: ReceiptRef | None,
+    assessment: Assessment,
+    inventory: Inventory,
+    *,
+    now: float,
+    transferring: bool,
+) -> str:
+    """The receipt's digest, if it and the last look prove that nothing is lost. Raises Refusal with all holds."""
+    holds = [*placed(run), *passing(run, sessions=inventory.sessions, transferring=transferring)]
     if receipt is None:
         holds.append(Hold("artifacts", "no receipt: nothing proves that the files are home"))
     else:
@@ -103,9 +163,60 @@ def grant(
                     f"the receipt is not of the last {RECEIPT_MAX_AGE / 60:.0f} minutes; it must be renewed",
                 )
             )
-    if inventory.instance_id != machine.instance_id:
+    if run.machine is None or inventory.instance_id != run.machine.instance_id:
         holds.append(Hold("unknown-state", "the listing is of another machine"))
     holds.extend(assessment.holds)
     if holds or receipt is None:
         raise Refusal(tuple(holds))
-    return DestroyPermit(_SEAL, instance_id=machine.instance_id, ground=f"receipt {receipt.digest}")
+    return receipt.digest
+
+
+def grant_stray(entry: Entry, run: Run, instance_id: str) -> DestroyPermit:
+    """A permit for a machine that came back although it counted as gone, and that nothing ever ran on.
+
+    Register and run must agree: the label is of this run, the id is the entry's, and neither knows
+    of a job on it. Raises Refusal.
+    """
+    if run.pins:
+        raise Refusal(placed(run))
+    if entry.run != run.id or entry.instance_id != instance_id:
+        raise Refusal((Hold("unknown-state", "the machine is not the one of this entry"),))
+    machines = [m for m in (run.machine, *run.past) if m is not None and m.label == entry.label]
+    if entry.job_at is not None or any(m.job_started_at is not None for m in machines):
+        raise Refusal((Hold("unknown-state", "a job may have run on it; only a receipt permits its end"),))
+    if any(m.gone_at is None for m in machines):
+        raise Refusal((Hold("unknown-state", "its run still drives this machine"),))
+    return DestroyPermit(
+        _SEAL, instance_id=instance_id, ground="no job ever ran on it, and it counted as gone"
+    )
+
+
+def grant_stop(
+    run: Run,
+    capabilities: Capabilities,
+    *,
+    receipt: ReceiptRef | None = None,
+    assessment: Assessment | None = None,
+    inventory: Inventory | None = None,
+    now: float = 0.0,
+) -> StopPermit:
+    """A permit to stop. Where stopping keeps the disk nothing is lost by it; elsewhere it takes what a destroy takes.
+
+    That is: nothing ever ran, everything was given up, or a receipt and a last look. Raises Refusal.
+    """
+    instance_id = _machine_id(run)
+    machine = run.machine
+    if capabilities.stop_keeps_disk:
+        return StopPermit(_SEAL, instance_id=instance_id, ground="stopping keeps the disk")
+    if machine is not None and machine.job_started_at is None:
+        _unheld(run, None)
+        return StopPermit(_SEAL, instance_id=instance_id, ground="no job ever ran on it")
+    if run.given_up:
+        _unheld(run, None)
+        return StopPermit(_SEAL, instance_id=instance_id, ground="everything waived by a person")
+    if assessment is None or inventory is None:
+        raise Refusal(
+            (Hold("artifacts", "stopping this machine loses its disk, and nothing proves its files"),)
+        )
+    digest = _proved(run, receipt, assessment, inventory, now=now, transferring=False)
+    return StopPermit(_SEAL, instance_id=instance_id, ground=f"receipt {digest}")

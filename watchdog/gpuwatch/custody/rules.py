@@ -10,20 +10,23 @@ from functools import lru_cache
 
 from gpuwatch.clean import clean
 from gpuwatch.custody.facts import BoxFile, Copy, Inventory
+from gpuwatch.custody.holds import Hold
 from gpuwatch.lifecycle.run import EVERYTHING
 from gpuwatch.spec.model import RunSpec
 from gpuwatch.spec.units import format_size
 
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A named reason not to destroy."""
-
-    name: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+__all__ = [
+    "Assessment",
+    "Hold",
+    "assess",
+    "glob_pattern",
+    "is_promised",
+    "is_safe",
+    "matches",
+    "promised_globs",
+    "spoken",
+    "waivable",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +148,13 @@ def assess(
     waivers: Iterable[str] = (),
     *,
     job_succeeded: bool = True,
+    released: Iterable[str] = (),
 ) -> Assessment:
     """Judge one complete inventory. Nothing tracked blocks; it does not pass (I1).
 
     A job that failed cannot have made its artifacts: what is required and does not exist
-    still holds the machine, because a person may want to look before it goes.
+    still holds the machine, because a person may want to look before it goes. `released` names
+    holds that a person removed: only what the box could not list (`inventory`) can be let go so.
     """
     waived_names = frozenset(waivers)
     promised = [f for f in inventory.files if is_promised(f.path, spec)]
@@ -173,7 +178,8 @@ def assess(
         holds.append(
             Hold("writing", f"some process still has {clean(spoken(busy[0]), 200)} open for writing")
         )
-    holds.extend(Hold("inventory", problem) for problem in inventory.problems)
+    if "inventory" not in released:
+        holds.extend(Hold("inventory", problem) for problem in inventory.problems)
     holds.extend(_missing(spec, promised, waived_names, job_succeeded=job_succeeded))
     # a waiver of some file says nothing about a box that suddenly has none: each pattern must be given up
     emptiness_waived = waived_names.issuperset(promised_globs(spec)) and bool(waived_names)

@@ -186,7 +186,8 @@ async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
 async def judge(ctx: Context, run: Run, spec: RunSpec, inventory: Inventory) -> Assessment:
     """Custody's verdict on one inventory, with the copies that stand in the vault now. Raises VaultUnusable."""
     copies = await present(ctx, run.id)
-    return assess(spec, inventory, copies, run.waivers, job_succeeded=run.exit_code == 0)
+    released = [hold.name for hold in run.released]
+    return assess(spec, inventory, copies, run.waivers, job_succeeded=run.exit_code == 0, released=released)
 
 
 async def _collect_log(

@@ -8,10 +8,19 @@ import structlog
 
 from gpuproviders.errors import ProviderError
 from gpuwatch.box.errors import BoxError
-from gpuwatch.custody.permit import DestroyPermit, Refusal, grant, grant_empty, grant_given_up
+from gpuwatch.custody.holds import WAIT
+from gpuwatch.custody.permit import (
+    DestroyPermit,
+    Refusal,
+    grant,
+    grant_empty,
+    grant_given_up,
+    grant_stray,
+)
 from gpuwatch.custody.rules import promised_globs
 from gpuwatch.daemon.collecting import judge
 from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.link import Backoff, Link, alias
 from gpuwatch.daemon.live import Live
 from gpuwatch.daemon.renting import foreign
@@ -46,9 +55,12 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
             await ctx.ledger.append(run.id, e.DestroyAccepted())
             return
         try:
-            permit = await _permit(ctx, run, spec, link)
+            permit = await _permit(ctx, run, spec, link, live)
         except Refusal as refusal:
             live.say(f"custody refuses: {refusal}")
+            if all(hold.name in WAIT for hold in refusal.holds):
+                await backoff.wait()
+                continue
             if run.data_at_risk and run.state in (State.VERIFIED, State.FAILED, State.DESTROYING):
                 await ctx.ledger.append(run.id, e.CollectStarted())
                 return
@@ -82,16 +94,19 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
             return
 
 
-async def _permit(ctx: Context, run: Run, spec: RunSpec, link: Link) -> DestroyPermit:
+async def _permit(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> DestroyPermit:
     """A permit, on the ground that fits the run. Raises Refusal, BoxError, VaultUnusable."""
     if not run.data_at_risk:
-        return grant_empty(run)
+        return grant_empty(run, sessions=live.logins)
     if run.given_up:
-        return grant_given_up(run)
+        return grant_given_up(run, sessions=live.logins, transferring=live.bringing.locked())
     sentinel = await link.sentinel()
     instance_id = run.machine.instance_id if run.machine is not None else None
     inventory = await sentinel.inventory(promised_globs(spec), instance_id or "")
-    return grant(run, run.receipt, await judge(ctx, run, spec, inventory), inventory, now=ctx.now())
+    verdict = await judge(ctx, run, spec, inventory)
+    # what happened while the box answered counts: a pin that came meanwhile, for one
+    run = ctx.ledger.runs[run.id]
+    return grant(run, run.receipt, verdict, inventory, now=ctx.now(), transferring=live.bringing.locked())
 
 
 async def confirm_gone(ctx: Context, run: Run, link: Link, live: Live) -> None:
@@ -123,3 +138,38 @@ async def confirm_gone(ctx: Context, run: Run, link: Link, live: Live) -> None:
 async def end_without_machine(ctx: Context, run: Run) -> None:
     """There is nothing to destroy."""
     await ctx.ledger.append(run.id, e.Gone(evidence="no machine exists"))
+
+
+async def end_stray(ctx: Context, fleet: Fleet, label: str) -> None:
+    """End a machine that came back and on which nothing ever ran: permit, destroy, confirmed gone."""
+    backoff = Backoff(1, 60)
+    while True:
+        entry = ctx.ledger.register.get(label)
+        if entry is None or entry.gone_at is not None or entry.instance_id is None:
+            return
+        if entry.destroying:
+            evidence = await fleet.await_absence(entry.instance_id, AFTER_DESTROY)
+            if evidence is not None:
+                await ctx.ledger.note(e.StrayGone(label=label, evidence=evidence))
+                return
+        try:
+            run = (await ctx.ledger.record(entry.run)).run
+            permit = grant_stray(entry, run, entry.instance_id)
+        except Refusal as refusal:
+            log.warning("a stray is held", label=label, holds=str(refusal))
+            await backoff.wait()
+            continue
+        listed = fleet.instance(entry.instance_id)
+        if listed is not None and listed.label not in (label, None):
+            await backoff.wait()  # somebody else's by its label: the alarm stands, nothing is done
+            continue
+        await ctx.ledger.note(
+            e.StrayDestroySent(label=label, instance_id=permit.instance_id, permit=permit.ground)
+        )
+        try:
+            await fleet.provider.destroy(permit)
+        except ProviderError as error:
+            await ctx.ledger.note(e.StrayDestroyFailed(label=label, reason=str(error)))
+        else:
+            await ctx.ledger.note(e.StrayDestroyAccepted(label=label))
+        await backoff.wait()

@@ -1,28 +1,45 @@
 """One provider account, watched: the newest complete listing, the newest account, what failed.
 
 One list call per interval serves every run. A failed or short answer changes nothing
-but `problem`: the last good listing stays, with its age (I3).
+but `problem`: the last good listing stays, with its age (I3). While no run needs it the
+account is still listed, less often: orphans and machines that come back are found so.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
-from gpuproviders.errors import ProviderError, Throttled
+from gpuproviders.errors import ProviderError, Throttled, Unavailable
 from gpuproviders.model import Account, Instance, Listing, Provider
 from gpuwatch.lifecycle.absence import Absence, Policy
 
 log = structlog.get_logger()
 
+IDLE_INTERVAL = 600.0
+"""Seconds between two listings of an account that no run needs."""
+
 
 class Fleet:
-    """The account behind one provider. Run `watch` as a task; everything else only reads or asks."""
+    """The account behind one provider. Run `watch` as a task; everything else only reads or asks.
 
-    def __init__(self, provider: Provider, *, interval: float) -> None:
+    `stranger` says why an account's listings do not count, None when they do.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        interval: float,
+        idle: float = IDLE_INTERVAL,
+        stranger: Callable[[Account], str | None] = lambda _: None,
+    ) -> None:
         self.provider = provider
         self._interval = interval
+        self._idle = idle
+        self._stranger = stranger
         self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
         self.listing: Listing | None = None
@@ -30,10 +47,12 @@ class Fleet:
         """Event-loop time of `listing`."""
         self.account: Account | None = None
         self.problem: str | None = None
+        self.failure: ProviderError | None = None
+        """Why the newest attempt did not count, as it was raised; None when it did."""
         self._wanted = 0
 
     async def watch(self) -> None:
-        """List for ever. While no run needs it, the account is asked once and then left alone."""
+        """List for ever: every `interval` while some run needs it, else every `idle`."""
         loop = asyncio.get_running_loop()
         delay = self._interval
         while True:
@@ -41,7 +60,7 @@ class Fleet:
                 account = await self.provider.account()
                 listing = await self.provider.instances()
             except ProviderError as error:
-                self.problem = str(error)
+                self.problem, self.failure = str(error), error
                 delay = min(60.0, max(delay * 2, self._interval))
                 if isinstance(error, Throttled) and error.retry_after is not None:
                     delay = max(delay, min(error.retry_after, 300.0))
@@ -50,28 +69,21 @@ class Fleet:
                 )
             else:
                 delay = self._interval
-                if self._stranger(account):
-                    # another account lists other machines: that ours are not among them says nothing (I3)
-                    self.problem = f"the key belongs to another account than the one these machines are of ({account.user_id})"
-                    log.warning("another account", provider=self.provider.name)
+                self.problem = self._stranger(account)
+                if self.problem is None:
+                    self.account, self.listing, self.listed_at = account, listing, loop.time()
+                    self.failure = None
                 else:
-                    self.account, self.listing, self.listed_at, self.problem = (
-                        account,
-                        listing,
-                        loop.time(),
-                        None,
-                    )
+                    self.failure = Unavailable(self.problem, provider=self.provider.name, code="stranger")
+                    log.warning("another account", provider=self.provider.name, problem=self.problem)
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
             self._hurry.clear()
             try:
-                async with asyncio.timeout(delay if self._wanted else None):
+                async with asyncio.timeout(delay if self._wanted else max(delay, self._idle)):
                     await self._hurry.wait()
             except TimeoutError:
                 continue
-
-    def _stranger(self, account: Account) -> bool:
-        return self._wanted > 0 and self.account is not None and not self.account.same_as(account)
 
     def need(self) -> None:
         """Some run has a machine here (or may have): keep listing."""
@@ -86,11 +98,15 @@ class Fleet:
         """List again now."""
         self._hurry.set()
 
-    async def next_listing(self) -> Listing | None:
-        """The listing after this moment; None when that attempt failed."""
-        self._hurry.set()
+    async def looked(self) -> Listing | None:
+        """Wait for the next attempt, whenever it is; the listing, None when it failed."""
         await self._changed.wait()
         return self.listing if self.problem is None else None
+
+    async def next_listing(self) -> Listing | None:
+        """List now; None when the attempt failed."""
+        self._hurry.set()
+        return await self.looked()
 
     def instance(self, instance_id: str) -> Instance | None:
         """What the newest complete listing says of it."""

@@ -41,6 +41,14 @@ class Live:
     logged: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def logins(self) -> int | None:
+        """People with a terminal on the box by the newest report, None when nobody can tell."""
+        processes = self.report.vitals.processes if self.report is not None else None
+        if processes is None or processes.sessions is None:
+            return None
+        return sum(1 for session in processes.sessions if session.kind != "command")
+
     def observe(self, report: Report, at: float, wall: float) -> None:
         """Take in one report that came at `at` (event-loop time), `wall` in Unix seconds."""
         if report.files is not None and report.files != self.files:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
@@ -16,48 +13,29 @@ from pathlib import Path
 import structlog
 
 from gpuproviders import keys
-from gpuproviders.model import Provider
+from gpuproviders.model import Account, Provider
 from gpuwatch.box.boxes import SshBoxes
 from gpuwatch.box.hostkeys import HostKeys, own_key
 from gpuwatch.config import Config, vault_folder
 from gpuwatch.daemon.actor import Actor
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
+from gpuwatch.daemon.lock import RENEW, AlreadyRunning, Lock, locked
+from gpuwatch.daemon.reconciling import Reconciler
 from gpuwatch.daemon.scrubbing import Scrubber
 from gpuwatch.daemon.server import serve
 from gpuwatch.daemon.service import Service
 from gpuwatch.ledger import Ledger
+from gpuwatch.lifecycle.reconcile import stranger
 from gpuwatch.lifecycle.run import FINAL, Run
 from gpuwatch.paths import Paths
 from gpuwatch.spec import RunSpec, SpecError, read_spec
 from gpuwatch.spec.units import parse_duration
 from gpuwatch.vault.layout import Vault
 
+__all__ = ["AlreadyRunning", "Children", "Daemon", "fleet_of", "providers_of", "run"]
+
 log = structlog.get_logger()
-
-
-class AlreadyRunning(Exception):
-    """Another daemon holds the lock of this state folder."""
-
-
-@contextlib.contextmanager
-def locked(paths: Paths) -> Iterator[None]:
-    """Hold the lock of the state folder; the kernel frees it on any death. Raises AlreadyRunning."""
-    paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            pid = os.read(descriptor, 20).decode(errors="replace").strip()
-            raise AlreadyRunning(
-                f"another gpuwatch (pid {pid or 'unknown'}) owns {paths.state}; `gpuwatch status` shows it, `gpuwatch stop` ends it"
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(slots=True)
@@ -67,6 +45,7 @@ class Daemon:
     paths: Paths
     config: Config
     providers: dict[str, Provider]
+    lock: Lock
 
     async def run(self) -> None:
         """Until SIGTERM, SIGINT or a `shutdown` call. The caller holds the lock."""
@@ -82,12 +61,13 @@ class Daemon:
         ctx = Context(
             config=self.config, ledger=ledger, vault=vault, boxes=SshBoxes(key, hostkeys), hostkeys=hostkeys, key=key,
             public_key=key.with_suffix(".pub").read_text(encoding="ascii").strip(),
-            fleets={n: Fleet(p, interval=self.config.account_interval) for n, p in self.providers.items()},
+            fleets={n: fleet_of(p, ledger, self.config) for n, p in self.providers.items()},
             trainer=_trainer(),
         )  # fmt: skip
         try:
             async with asyncio.TaskGroup() as tasks:
                 writer = tasks.create_task(ledger.write(), name="ledger")
+                renewal = tasks.create_task(_renew(self.lock), name="lock")
                 children = Children(ctx, self.paths, tasks, stop)
                 async with serve(children.service, self.paths.socket):
                     children.start_all()
@@ -96,6 +76,7 @@ class Daemon:
                     await stop.wait()
                     log.info("stopping")
                     await children.end()
+                renewal.cancel()
                 ledger.stop()
                 await writer
         finally:
@@ -121,9 +102,12 @@ class Children:
 
     def start_all(self) -> None:
         """Watch every account and drive every run that is not over: what a restart carries on with."""
-        for fleet in self._ctx.fleets.values():
-            self.own(self._tasks.create_task(fleet.watch(), name=f"fleet:{fleet.provider.name}"))
-        for run_id, run in self._ctx.ledger.runs.items():
+        for name, fleet in self._ctx.fleets.items():
+            reconciler = Reconciler(self._ctx, fleet, self.start)
+            self.service.reconcilers[name] = reconciler
+            self.own(self._tasks.create_task(reconciler.run(), name=f"reconcile:{name}"))
+            self.own(self._tasks.create_task(fleet.watch(), name=f"fleet:{name}"))
+        for run_id, run in list(self._ctx.ledger.runs.items()):
             if run.state not in FINAL:
                 self.start(run_id)
 
@@ -136,17 +120,22 @@ class Children:
     def start(self, run_id: str) -> None:
         """Drive a run from where its ledger stands."""
         run = self._ctx.ledger.runs[run_id]
+        self.service.undriven.pop(run_id, None)
         if run_id not in self._ctx.specs:
             try:
                 self._ctx.specs[run_id] = read_spec(run.spec, file=run.file)
-            except SpecError:
+            except SpecError as error:
                 # written by an older version whose spec this one does not take: shown, never acted upon
                 log.exception("spec not readable", run=run_id)
+                self.service.undriven[run_id] = (
+                    f"its spec cannot be read by this version ({error.problems[0]}); run the version that launched it"
+                )
                 return
         spec = self._ctx.specs[run_id]
         absent = self._absent(run, spec)
         if absent is not None:
             self.service.live(run_id).say(absent)
+            self.service.undriven[run_id] = absent
             return
         actor = Actor(self._ctx, run_id, spec, self.service.live(run_id))
         self.service.actors[run_id] = actor
@@ -185,6 +174,22 @@ class Children:
                 log.warning("does not end", task=task.get_name())
 
 
+def fleet_of(provider: Provider, ledger: Ledger, config: Config) -> Fleet:
+    """The account behind a provider, whose listings count only for the account that our machines are of."""
+
+    def strange(account: Account) -> str | None:
+        return stranger(account, ledger.accounts.get(account.provider), ledger.register.values())
+
+    return Fleet(provider, interval=config.account_interval, idle=config.reconcile_interval, stranger=strange)
+
+
+async def _renew(lock: Lock) -> None:
+    """Signs of life beside the lock. A disk that refuses them ends the daemon: it could not write the ledger either."""
+    while True:
+        await asyncio.to_thread(lock.renew)
+        await asyncio.sleep(RENEW)
+
+
 def _trainer() -> Path | None:
     """The trainer's source beside us, found without importing it."""
     found = util.find_spec("gputrain")
@@ -216,6 +221,6 @@ def providers_of(config: Config) -> dict[str, Provider]:
 
 def run(paths: Paths, config: Config) -> None:
     """Run a daemon in this process. Raises AlreadyRunning, LedgerDamaged, VaultUnusable."""
-    with locked(paths):
-        asyncio.run(Daemon(paths, config, providers_of(config)).run())
+    with locked(paths.lock) as lock:
+        asyncio.run(Daemon(paths, config, providers_of(config), lock).run())
     sys.stdout.flush()

@@ -7,19 +7,31 @@ import secrets
 
 import structlog
 
-from gpuproviders.errors import Ambiguous, OfferGone, ProviderError, Refused, Throttled, Unauthorized
+from gpuproviders.errors import (
+    Ambiguous,
+    OfferGone,
+    ProviderError,
+    Refused,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+)
 from gpuproviders.model import Offer, OfferQuery, Order
 from gpuproviders.money import MicroUsd, format_usd
 from gpuwatch.clean import clean
 from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.orphans import LABEL_PREFIX
+from gpuwatch.lifecycle.reconcile import LABEL_PREFIX, cap_reason, caps
 from gpuwatch.lifecycle.run import Machine, Run
 from gpuwatch.spec import RunSpec
 from gpuwatch.spec.units import parse_duration
 
 log = structlog.get_logger()
+
+FRESH = 60.0
+"""Seconds for which a complete listing lets machines be ordered."""
 
 
 def query_of(spec: RunSpec) -> OfferQuery:
@@ -70,6 +82,7 @@ async def find_offer(ctx: Context, run: Run, spec: RunSpec, live: Live) -> None:
         if name not in ctx.fleets:
             continue  # `provider = ["vast", "runpod"]` is a wish; the accounts that are there serve it
         try:
+            await may_rent(ctx, name)
             offers += await ctx.fleets[name].provider.offers(query_of(spec))
         except ProviderError as error:
             problems.append(error)
@@ -90,6 +103,29 @@ async def find_offer(ctx: Context, run: Run, spec: RunSpec, live: Live) -> None:
             disk_price=offer.disk_price, region=offer.region,
         ),
     )  # fmt: skip
+
+
+async def may_rent(ctx: Context, provider: str) -> None:
+    """Return when this account may be rented on. Raises Unavailable, which says why not and what to do.
+
+    It must list its machines now and be the account that ours are of; and no machine may be
+    missing that it said it made: whoever cannot see what was rented must not rent more.
+    """
+    fleet = ctx.fleets[provider]
+    fresh = fleet.problem is None and fleet.age is not None and fleet.age < FRESH
+    if not fresh and await fleet.next_listing() is None:
+        raise fleet.failure or Unavailable("the account cannot be listed", provider=provider)
+    await introduce(ctx, fleet)
+    missing = caps(ctx.ledger.register.values(), provider)
+    if missing:
+        raise Unavailable(cap_reason(missing[0]), provider=provider, code="capped")
+
+
+async def introduce(ctx: Context, fleet: Fleet) -> None:
+    """Write down who we are to this vendor, durably, before any machine is ordered there."""
+    account = fleet.account
+    if account is not None and ctx.ledger.accounts.get(fleet.provider.name) != account.user_id:
+        await ctx.ledger.know_account(fleet.provider.name, account.user_id)
 
 
 def no_offer_reason(run: Run, spec: RunSpec, found: int) -> str:
@@ -115,6 +151,7 @@ async def create_machine(ctx: Context, run: Run, spec: RunSpec) -> None:
         ssh_public_key=ctx.public_key,
     )
     fleet = ctx.fleets[machine.provider]
+    await may_rent(ctx, machine.provider)
     await ctx.ledger.append(run.id, e.CreateSent(label=machine.label))
     try:
         created = await fleet.provider.create(order)
@@ -160,6 +197,11 @@ def foreign(ctx: Context, machine: Machine, instance_id: str) -> str | None:
                 other.label != machine.label
             ):
                 return f"is the machine of run {run.id}"
+    for entry in ctx.ledger.register.values():
+        if (entry.provider, entry.instance_id) == (machine.provider, instance_id) and (
+            entry.label != machine.label
+        ):
+            return f"is the machine of run {entry.run}"
     return None
 
 
@@ -185,7 +227,8 @@ async def find_by_label(ctx: Context, run: Run, live: Live) -> None:
             if loop.time() - started >= patience and looks >= 3:
                 live.say(None)
                 reason = f"the create never showed up: {looks} complete listings over {patience:.0f} s have no such label"
-                await ctx.ledger.append(run.id, e.CreateRefused(label=machine.label, reason=reason))
+                absent = e.CreateRefused(label=machine.label, reason=reason, absent=True)
+                await ctx.ledger.append(run.id, absent)
                 return
         await asyncio.sleep(min(5.0, patience / 4))
 

@@ -10,6 +10,7 @@ from gpuproviders.model import Offer
 from gpuproviders.money import MicroUsd, accrue, format_usd
 from gpuwatch.clean import clean, show_path
 from gpuwatch.client import wire
+from gpuwatch.custody import holds as named
 from gpuwatch.custody.facts import Copy, Inventory
 from gpuwatch.custody.rules import assess, is_promised, is_safe, spoken
 from gpuwatch.daemon import words
@@ -68,21 +69,43 @@ def _age(run: Run, now: float) -> float | None:
     return None if since is None else max(0.0, until - since)
 
 
-def holds(run: Run, exposed: wire.Exposure) -> list[wire.HoldRow]:
+def holds(run: Run, exposed: wire.Exposure, live: Live) -> list[wire.HoldRow]:
     """Named reasons not to destroy, as things stand."""
-    rows = [wire.HoldRow(name=h.split(": ", 1)[0], reason=clean(h.split(": ", 1)[-1])) for h in run.holds]
-    if not run.data_at_risk or run.state in FINAL or rows:
-        return rows
-    if run.state is State.RUNNING:
-        rows.append(wire.HoldRow(name="job", reason="the job is running"))
-    if exposed.bytes is None:
-        rows.append(wire.HoldRow(name="unknown-state", reason="the box has not reported its files yet"))
-    elif exposed.files:
-        text = f"{exposed.files} files ({format_size(exposed.bytes)}) are not verified at home"
-        rows.append(wire.HoldRow(name="artifacts", reason=text))
-    if run.receipt is None and run.state is not State.RUNNING and not exposed.files:
-        rows.append(wire.HoldRow(name="receipt", reason="the final collection has not proved everything yet"))
-    return rows
+    found = [named.Hold(*_split(text)) for text in run.holds]
+    if run.data_at_risk and run.state not in FINAL and not found:
+        if run.state is State.RUNNING:
+            found.append(named.Hold("job", "the job is running"))
+        if exposed.bytes is None:
+            found.append(named.Hold("unknown-state", "the box has not reported its files yet"))
+        elif exposed.files:
+            text = f"{exposed.files} files ({format_size(exposed.bytes)}) are not verified at home"
+            found.append(named.Hold("artifacts", text))
+        if run.receipt is None and run.state is not State.RUNNING and not exposed.files:
+            found.append(named.Hold("receipt", "the final collection has not proved everything yet"))
+    if run.exists:
+        transferring = live.transfer is not None
+        found = [*named.passing(run, sessions=live.logins, transferring=transferring), *found]
+    return [_hold_row(hold) for hold in (*named.placed(run), *found)]
+
+
+def _split(text: str) -> tuple[str, str]:
+    """`name: reason`, as a blocked collection wrote it, in its two parts."""
+    name, _, reason = text.partition(": ")
+    return (name, reason) if reason else ("artifacts", name)
+
+
+def _hold_row(hold: named.Hold) -> wire.HoldRow:
+    return wire.HoldRow(
+        name=hold.name, reason=clean(hold.reason), by=None if hold.by is None else clean(hold.by, 60), at=hold.at,
+        removal=named.removal(hold.name).value,
+    )  # fmt: skip
+
+
+def standing_holds(
+    run: Run, spec: RunSpec | None, live: Live, copies: Mapping[str, Copy], *, now: float
+) -> list[wire.HoldRow]:
+    """The holds of a run with everything that they depend on."""
+    return holds(run, exposure(run, spec, live, copies, now), live)
 
 
 def run_row(
@@ -110,7 +133,7 @@ def run_row(
         price=machine.price if machine else None,
         cost=run_cost(run, now),
         exposure=exposed,
-        holds=holds(run, exposed),
+        holds=holds(run, exposed, live),
         gpus=gpu_rows(report),
         telemetry_age=None if report is None or live.report_at is None else max(0.0, clock - live.report_at),
         step=last.step if last else None,
@@ -174,7 +197,7 @@ def custody_report(
 ) -> wire.CustodyReport:
     """What would be lost now. Judged on the newest report; the gate itself always looks afresh."""
     exposed = exposure(run, spec, live, copies, now)
-    held = holds(run, exposed)
+    held = holds(run, exposed, live)
     verified = [
         wire.ArtifactRow(path=show_path(c.path), size=c.size, sha256=c.sha256, state="verified", verified_at=c.verified_at, step=c.step)
         for c in sorted(copies.values(), key=lambda c: c.path)
@@ -245,7 +268,7 @@ def idle_lines(live: Live) -> list[str]:
 def why(run: Run, spec: RunSpec | None, live: Live, copies: Mapping[str, Copy], *, now: float) -> wire.Why:
     """`gputui why`: the facts behind a machine's existence, in plain words."""
     exposed = exposure(run, spec, live, copies, now)
-    held = holds(run, exposed)
+    held = holds(run, exposed, live)
     lines = [f"state: {run.state.value} for {format_duration(now - run.since)}"]
     if run.trouble or live.trouble:
         lines.append(f"trouble: {clean(live.trouble or run.trouble or '')}")

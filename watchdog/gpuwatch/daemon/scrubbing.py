@@ -20,7 +20,7 @@ from gpuwatch.box.errors import BoxError
 from gpuwatch.clean import clean, show_path
 from gpuwatch.custody.facts import Copy
 from gpuwatch.custody.rules import is_safe, spoken
-from gpuwatch.custody.scrub import Budget, Due, Policy, Scrubbed, due
+from gpuwatch.custody.scrub import DAY, Budget, Due, Policy, Scrubbed, due
 from gpuwatch.daemon.actor import Actor
 from gpuwatch.daemon.collecting import bring
 from gpuwatch.daemon.context import Context
@@ -39,6 +39,9 @@ DUTY = 5
 _LOOK = 3600.0
 _QUIET = 5.0
 _GROUP = 64
+_BATCH = 256
+_MEMORY = 60 * DAY
+"""Seconds for which bytes that were read count against the budget: a file of 60 days' budget is long read."""
 _REPAIR_SECONDS = 6 * 3600.0
 _REPAIRED_HERE = frozenset({State.FINISHED, State.VERIFIED, State.FAILED})
 _OUR_OWN_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -77,13 +80,18 @@ class Scrubber:
         """Read what is due and allowed now; returns the seconds until the next look. Raises VaultUnusable."""
         ctx, policy, loop = self._ctx, self._policy, asyncio.get_running_loop()
         await asyncio.to_thread(ctx.vault.check)
-        copies = {run: ctx.ledger.held(run) for run in ctx.ledger.runs}
-        scrubs = ctx.ledger.scrubs()
         if self._budget is None:
             # records are in wall time, the bucket in the loop's: as long ago as they say, and never ahead
-            history = [(loop.time() - max(0.0, ctx.now() - s.at), s.copy.size) for s in scrubs.values()]
+            read = await ctx.ledger.scrubs(since=ctx.now() - _MEMORY)
+            history = [(loop.time() - max(0.0, ctx.now() - s.at), s.copy.size) for s in read.values()]
             self._budget = await asyncio.to_thread(Budget.of, history, policy)
-        batch = await asyncio.to_thread(due, copies, scrubs, policy, now=ctx.now())
+        copies: dict[str, dict[str, Copy]] = {}
+        scrubs: dict[tuple[str, str], Scrubbed] = {}
+        for run, copy, scrub in await ctx.ledger.unproved_longest(ctx.now(), _BATCH):
+            copies.setdefault(run, {})[copy.path] = copy
+            if scrub is not None:
+                scrubs[run, copy.path] = scrub
+        batch = due(copies, scrubs, policy, now=ctx.now())
         found: list[Scrubbed] = []
         try:
             for item in batch:
@@ -110,15 +118,15 @@ class Scrubber:
             # once more before anybody is alarmed: it may have been replaced while it was read
             problem = await self._read(item.run, item.copy)
             await asyncio.to_thread(self._ctx.vault.check)
-        if problem is not None and self._current(item):
+        if problem is not None and await self._current(item):
             log.error("vault file is bad", run=item.run, path=path, problem=problem)
         elif problem is None and item.problem is not None:
             log.info("vault file is whole again", run=item.run, path=path)
         return Scrubbed(item.run, item.copy, self._ctx.now(), problem)
 
-    def _current(self, item: Due) -> bool:
+    async def _current(self, item: Due) -> bool:
         """Whether the ledger still holds this copy: a newer version may have come home meanwhile."""
-        return self._ctx.ledger.held(item.run).get(item.copy.path) == item.copy
+        return await self._ctx.ledger.held(item.run, item.copy.path) == item.copy
 
     async def _read(self, run: str, copy: Copy) -> str | None:
         """What is wrong with a file, None when it is as proved."""
@@ -155,12 +163,18 @@ class Scrubber:
         While a run trains or collects, its own mirror fetches whatever is no copy any more:
         two downloads of one file would write into the same partial file.
         """
-        ctx, run, path = self._ctx, self._ctx.ledger.runs[item.run], show_path(item.copy.path)
+        ctx, run, path = self._ctx, self._ctx.ledger.runs.get(item.run), show_path(item.copy.path)
         live, actor = self._lives.get(item.run), self._actors.get(item.run)
-        if run.state not in _REPAIRED_HERE or live is None or live.boot_id is None or actor is None:
+        if (
+            run is None
+            or run.state not in _REPAIRED_HERE
+            or live is None
+            or live.boot_id is None
+            or actor is None
+        ):
             return
         file = next((f for f in live.files if f.path == item.copy.path and is_safe(f, item.copy)), None)
-        if file is None or live.transfer is not None or not self._current(item):
+        if file is None or live.transfer is not None or not await self._current(item):
             return
         try:
             async with asyncio.timeout(_REPAIR_SECONDS):

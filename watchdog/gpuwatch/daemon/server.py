@@ -120,7 +120,7 @@ class _Client:
                 )
                 continue
             if request.method == "subscribe":
-                self._subscribe(request, tasks)
+                await self._subscribe(request, tasks)
             elif request.method == "unsubscribe":
                 self._unsubscribe(request)
             else:
@@ -145,7 +145,7 @@ class _Client:
             )
         self._send(reply)
 
-    def _subscribe(self, request: wire.Request, tasks: asyncio.TaskGroup) -> None:
+    async def _subscribe(self, request: wire.Request, tasks: asyncio.TaskGroup) -> None:
         try:
             order = _params(request, wire.Subscribe)
             if len(self._streams) >= MAX_STREAMS:
@@ -153,7 +153,7 @@ class _Client:
                     wire.Code.USAGE, f"{MAX_STREAMS} streams a connection are the most; end one first"
                 )
             if order.run is not None:
-                self._service.find(order.run)
+                await self._service.find(order.run)
         except CallFailed as error:
             self._send(_failure(request.id, error.code, str(error)))
             return

@@ -71,7 +71,11 @@ def _describe(event: e.AnyEvent) -> str:
         case e.EndCancelled():
             return "end taken back"
         case e.Waived():
-            return f"waived by a person ({event.reason}): {', '.join(show_path(f) for f in event.files[:10])}"
+            return _waived(event)
+        case e.HoldPlaced():
+            return f"held by {event.by} ({event.name})" + (f": {event.reason}" if event.reason else "")
+        case e.HoldReleased():
+            return f"hold {event.name} released by {event.by}" + (f": {event.reason}" if event.reason else "")
         case e.DestroySent():
             return f"destroy of instance {event.instance_id} sent, permitted by {event.permit[:24]}"
         case e.DestroyAccepted():
@@ -84,13 +88,47 @@ def _describe(event: e.AnyEvent) -> str:
             return f"the bad machine is gone: {event.evidence}"
         case e.Lost():
             return f"lost: {event.evidence}"
+        case e.Returned():
+            return f"instance {event.instance_id} came back after it counted as gone: {event.evidence}"
+        case e.MachineListed():
+            return f"instance {event.instance_id} is listed"
+        case e.MachineUnseen():
+            return f"rented, and nobody can see it: {event.evidence}"
+        case e.MachineReturned():
+            return f"instance {event.instance_id} of an earlier attempt is there; nothing ever ran on it"
+        case e.StrayDestroySent():
+            return f"destroy of instance {event.instance_id} sent again, permitted by: {event.permit}"
+        case e.StrayDestroyAccepted():
+            return "that destroy was accepted by the provider"
+        case e.StrayDestroyFailed():
+            return f"that destroy is not confirmed: {event.reason}"
+        case e.StrayGone():
+            return f"that machine is gone: {event.evidence}"
+        case e.Buried():
+            return f"off the books: {event.evidence}"
+        case e.AlarmResolved():
+            return f"the alarm about {event.label} was answered by {event.by}: {event.reason}"
+        case e.AccountSeen():
+            return f"the account at {event.provider} is {event.user}"
         case e.GaveUp():
             return f"waits for a person: {event.reason}"
+
+
+def _waived(event: e.Waived) -> str:
+    """Who gave up what, each file with its size."""
+    sizes = {f.path: format_size(f.size) for f in event.lost}
+    names = event.files if event.files != ["*"] else ["everything", *sizes]
+    shown = [f"{show_path(n)} ({sizes[n]})" if n in sizes else show_path(n) for n in names[:10]]
+    more = f", … and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"waived by {event.by} ({event.reason}): {', '.join(shown)}{more}"
 
 
 def next_step(run: Run, spec: RunSpec | None) -> str:
     """What happens next, and on what it waits."""
     ending = run.end_requested_by is not None
+    if run.pins and (ending or run.state in (S.VERIFIED, S.DESTROYING)):
+        pin = run.pins[0]
+        return f"held by {pin.by} ({pin.name}); `gputui release {run.id} {pin.name}` lets it go on"
     match run.state:
         case S.REQUESTED:
             return "ends" if ending else "the cheapest offer that fits is rented"

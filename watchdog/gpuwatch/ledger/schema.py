@@ -65,4 +65,42 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (run, path)
         ) STRICT, WITHOUT ROWID""",
     ),
+    (
+        # what a start and a listing ask of runs, without reading their documents: ended runs stay on the disk
+        "ALTER TABLE runs ADD COLUMN name TEXT",
+        "ALTER TABLE runs ADD COLUMN state TEXT",
+        "ALTER TABLE runs ADD COLUMN created_at REAL",
+        "ALTER TABLE runs ADD COLUMN ended_at REAL",
+        """UPDATE runs SET
+            name = json_extract(CAST(doc AS TEXT), '$.name'),
+            state = json_extract(CAST(doc AS TEXT), '$.state'),
+            created_at = json_extract(CAST(doc AS TEXT), '$.created_at'),
+            ended_at = json_extract(CAST(doc AS TEXT), '$.ended_at')""",
+        "CREATE INDEX runs_by_end ON runs (ended_at, created_at)",
+        "CREATE INDEX runs_by_name ON runs (name, created_at)",
+        "CREATE INDEX runs_by_state ON runs (state)",
+        # the register of machines. Of those before this format nobody knows whether a job ran: so one did
+        "ALTER TABLE labels ADD COLUMN sent_at REAL",
+        "ALTER TABLE labels ADD COLUMN rented_at REAL",
+        "ALTER TABLE labels ADD COLUMN job_at REAL",
+        "ALTER TABLE labels ADD COLUMN listed_at REAL",
+        "ALTER TABLE labels ADD COLUMN buried_at REAL",
+        "ALTER TABLE labels ADD COLUMN alarm TEXT",
+        "ALTER TABLE labels ADD COLUMN alarm_at REAL",
+        "ALTER TABLE labels ADD COLUMN alarm_text TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE labels ADD COLUMN destroying INTEGER NOT NULL DEFAULT 0",
+        """UPDATE labels SET sent_at = at, job_at = at, buried_at = gone_at,
+            rented_at = CASE WHEN instance_id IS NULL THEN NULL ELSE at END,
+            listed_at = CASE WHEN instance_id IS NULL THEN NULL ELSE at END""",
+        "CREATE INDEX labels_open ON labels (label) WHERE buried_at IS NULL OR alarm IS NOT NULL",
+        # who we are to each vendor
+        "CREATE TABLE accounts (provider TEXT PRIMARY KEY, user TEXT NOT NULL, at REAL NOT NULL) STRICT, WITHOUT ROWID",
+        # when each copy was last proved, so that the longest unread are found without reading all
+        "ALTER TABLE copies ADD COLUMN proved_at REAL",
+        """UPDATE copies SET proved_at = COALESCE(
+            (SELECT at FROM scrubs WHERE scrubs.run = copies.run AND scrubs.path = copies.path), verified_at)""",
+        "CREATE INDEX copies_by_proof ON copies (proved_at)",
+        "CREATE INDEX scrubs_bad ON scrubs (run) WHERE problem IS NOT NULL",
+        "CREATE INDEX scrubs_by_time ON scrubs (at)",
+    ),
 )

@@ -1,32 +1,44 @@
-"""The ledger: append events, read runs, copies and timelines. One per daemon."""
+"""The ledger: append events, read runs, copies, machines and timelines. One per daemon.
+
+What is open is in memory: runs that are not over with their copies, the newest ended
+runs, the entries of machines that may exist or are still checked. Everything else is
+read from the disk when somebody asks, so that neither start nor memory grows with age.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import aiosqlite
 import msgspec
 
 from gpuwatch.custody.facts import Copy
 from gpuwatch.custody.scrub import Scrubbed
-from gpuwatch.ledger.schema import MIGRATIONS, PRAGMAS
+from gpuwatch.ledger import rows
+from gpuwatch.ledger.opening import LedgerDamaged, connect, unusable
+from gpuwatch.ledger.opening import migrate as _migrate
 from gpuwatch.ledger.writer import Statement, Writer
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import create, evolve
-from gpuwatch.lifecycle.run import Run
-from gpuwatch.vault.layout import fsync_folder
+from gpuwatch.lifecycle.register import Entry, enter, label_of
+from gpuwatch.lifecycle.run import FINAL, Run
 
-_RUN = msgspec.json.Decoder(Run)
+__all__ = ["Ledger", "LedgerDamaged", "Record", "StoredEvent", "_migrate"]
 
+T = TypeVar("T")
 
-class LedgerDamaged(Exception):
-    """The file cannot be used as it is; the message says what to do."""
+RECENT = 200
+"""Ended runs that stay in memory, so that a listing shows them without reading the disk."""
+_FUTURE = 86_400.0
+"""Seconds by which a proof may lie ahead of the clock before it counts as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,14 @@ class StoredEvent:
     at: float
     run: str | None
     event: e.AnyEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run, whether in memory or not, and its proved copies by path."""
+
+    run: Run
+    copies: Mapping[str, Copy]
 
 
 class Ledger:
@@ -53,28 +73,34 @@ class Ledger:
         self._now = now
         self._seq = 0
         self.runs: dict[str, Run] = {}
+        """By id: every run that is not over, and the newest that are."""
+        self.register: dict[str, Entry] = {}
+        """By label: machines that exist or may exist, are checked after their end, or stand in an alarm."""
+        self.accounts: dict[str, str] = {}
+        """Provider → the vendor's id of the account that our machines are of."""
+        self.forgotten: list[Callable[[str], None]] = []
+        """Called with the id of each run that leaves the memory."""
         self._launches: dict[str, str] = {}
         self._copies: dict[str, dict[str, Copy]] = {}
-        self._scrubs: dict[tuple[str, str], Scrubbed] = {}
         self._bad: dict[tuple[str, str], Scrubbed] = {}
+        self._ended: dict[str, None] = {}
         self._changed = asyncio.Event()
 
     @classmethod
     async def open(cls, path: Path, *, now: Callable[[], float] = time.time) -> Self:
         """Open or make the ledger at `path`. Raises LedgerDamaged (damage, or made by a newer gpuwatch)."""
-        await asyncio.to_thread(_make_private, path)
-        connection = await aiosqlite.connect(path, isolation_level=None)
+        connection: aiosqlite.Connection | None = None
         try:
-            for pragma in PRAGMAS:
-                await connection.execute(pragma)
-            await _migrate(connection, path)
+            connection = await connect(path)
             ledger = cls(connection, now=now)
             await ledger._load()
-        except (aiosqlite.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            await connection.close()
-            raise _unusable(path, error) from error
+        except (aiosqlite.DatabaseError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+            if connection is not None:
+                await connection.close()
+            raise unusable(path, error) from error
         except BaseException:
-            await connection.close()
+            if connection is not None:
+                await connection.close()
             raise
         return ledger
 
@@ -88,122 +114,111 @@ class Ledger:
 
     async def close(self) -> None:
         """Close the file; `write` must have returned."""
-        await self._connection.execute("PRAGMA optimize")
+        with contextlib.suppress(aiosqlite.DatabaseError):  # a hint to the planner; damage is told by reading
+            await self._connection.execute("PRAGMA optimize")
         await self._connection.close()
 
-    # --- runs ------------------------------------------------------------------------------------
+    # --- what happens ----------------------------------------------------------------------------
 
     async def create(self, run_id: str, event: e.Requested) -> Run:
-        """A new run. The caller has checked `run_for_key` in the same turn of the event loop."""
+        """A new run. The caller has checked key and id: `launched` in the same turn of the event loop."""
         at = self._now()
         event = e.storable(event)
         run = create(run_id, event, at)
-        launch: Statement = ("INSERT INTO launches (key, run) VALUES (?, ?)", (event.key, run_id))
         self._launches[event.key] = run_id
-        await self._record(run, event, at, [launch])
+        self.runs[run_id] = run
+        self._seq += 1
+        statements = [
+            rows.event_row(self._seq, at, run_id, event),
+            rows.run_row(run, self._seq, new=True),
+            rows.launch_row(event.key, run_id),
+        ]
+        await self._durable(statements)
         return run
 
-    async def append(self, run_id: str, event: e.AnyEvent, *, copies: Iterable[Copy] = ()) -> Run:
+    async def append(self, run_id: str, event: e.RunEvent, *, copies: Iterable[Copy] = ()) -> Run:
         """Let `event` happen to the run; durable on return. Raises Impossible before anything is written.
 
         `copies` are files proved at home, stored with the event in one transaction.
         """
         at = self._now()
         event = e.storable(event)
-        run = evolve(self.runs[run_id], event, at)
-        extra: list[Statement] = []
-        mine = self._copies.setdefault(run_id, {})
-        for copy in copies:
-            mine[copy.path] = copy
-            extra.append(_copy_row(run_id, copy))
-            if self._scrubs.pop((run_id, copy.path), None) is not None:
-                self._bad.pop((run_id, copy.path), None)
-                extra.append((_DELETE_SCRUB, (run_id, os.fsencode(copy.path))))
-        machine = run.machine
-        match event:
-            case e.OfferChosen():
-                row = (event.label, run_id, event.provider, at)
-                extra.append(("INSERT INTO labels (label, run, provider, at) VALUES (?, ?, ?, ?)", row))
-            case e.Rented():
-                extra.append(
-                    ("UPDATE labels SET instance_id = ? WHERE label = ?", (event.instance_id, event.label))
-                )
-            case e.CreateRefused():
-                extra.append(("UPDATE labels SET gone_at = ? WHERE label = ?", (at, event.label)))
-            case e.Gone() | e.DudGone() | e.Lost():
-                last = machine or (run.past[-1] if run.past else None)
-                if last is not None:
-                    extra.append(("UPDATE labels SET gone_at = ? WHERE label = ?", (at, last.label)))
-            case _:
-                pass
-        await self._record(run, event, at, extra)
+        before = self.runs[run_id]
+        run = evolve(before, event, at)
+        self._seq += 1
+        statements = [rows.event_row(self._seq, at, run_id, event)]
+        fresh = {copy.path: copy for copy in copies}
+        self._copies.setdefault(run_id, {}).update(fresh)
+        for path in fresh:
+            self._bad.pop((run_id, path), None)
+        statements += [rows.copy_row(run_id, copy) for copy in fresh.values()]
+        statements += [rows.unscrub_row(run_id, path) for path in fresh]
+        newest = {f"run {run_id}": rows.run_row(run, self._seq)}
+        label = label_of(event, before, run)
+        if label is not None:
+            if isinstance(event, e.OfferChosen):
+                entry = Entry(label=label, run=run_id, provider=event.provider, at=at)
+                self.register[label] = entry
+                statements.append(rows.entry_row(entry, new=True))
+            else:
+                newest |= self._enter(label, event, at)
+        self.runs[run_id] = run
+        self._remember(run)
+        await self._durable(statements, newest)
         return run
 
-    def run_for_key(self, key: str) -> str | None:
-        """The run that a launch key made before."""
-        return self._launches.get(key)
-
-    def copies(self, run_id: str) -> Mapping[str, Copy]:
-        """Path → the newest proved copy, of one run. A copy that has gone bad is none."""
-        return self._copies.get(run_id, {})
-
-    def held(self, run_id: str) -> dict[str, Copy]:
-        """Path → copy, those that have gone bad included. The caller's own."""
-        return dict(self._copies.get(run_id, {})) | {
-            s.copy.path: s.copy for (run, _), s in self._bad.items() if run == run_id
-        }
-
-    def scrubs(self) -> dict[tuple[str, str], Scrubbed]:
-        """(run, path) → the newest re-read of that copy. The caller's own."""
-        return dict(self._scrubs)
-
-    def bad(self) -> list[Scrubbed]:
-        """The copies that were found bad and have not come home anew, by run and path."""
-        return sorted(self._bad.values(), key=lambda s: (s.run, s.copy.path))
-
-    async def record_scrubs(self, scrubs: Iterable[Scrubbed]) -> None:
-        """Remember what re-reading copies found; durable on return. State, not history: the newest counts.
-
-        A bad one is no copy any more (`copies` leaves it out), so custody holds what is on the
-        box. What is about a copy that has been replaced meanwhile is left out.
-        """
-        statements: list[Statement] = []
-        for scrub in scrubs:
-            key = (scrub.run, scrub.copy.path)
-            known = self._bad[key].copy if key in self._bad else self.copies(scrub.run).get(scrub.copy.path)
-            if known == scrub.copy:
-                self._note(scrub)
-                row = (scrub.run, os.fsencode(scrub.copy.path), scrub.at, scrub.problem)
-                statements.append((_INSERT_SCRUB, row))
-        if statements:
-            durable = self._writer.submit(statements)
-            durable.add_done_callback(self._tell)
-            await asyncio.shield(durable)
-
-    def _note(self, scrub: Scrubbed) -> None:
-        key, copies = (scrub.run, scrub.copy.path), self._copies[scrub.run]
-        self._scrubs[key] = scrub
-        if scrub.problem is None:
-            self._bad.pop(key, None)
-            copies[scrub.copy.path] = scrub.copy
-        else:
-            self._bad[key] = scrub
-            copies.pop(scrub.copy.path, None)
-
-    async def _record(self, run: Run, event: e.Event, at: float, extra: list[Statement]) -> None:
-        kind = str(type(event).__struct_config__.tag)
-        data, doc = e.ENCODER.encode(event), msgspec.json.encode(run)
+    async def note(self, event: e.RegisterEvent) -> None:
+        """Let `event` happen to a machine's entry, which is in memory; durable on return. Raises KeyError."""
+        at = self._now()
+        event = e.storable(event)
+        entry = self.register[event.label]
         self._seq += 1
-        self.runs[run.id] = run
-        statements: list[Statement] = [
-            (
-                "INSERT INTO events (seq, at, run, kind, data) VALUES (?, ?, ?, ?, ?)",
-                (self._seq, at, run.id, kind, data),
-            ),
-            ("INSERT OR REPLACE INTO runs (id, seq, doc) VALUES (?, ?, ?)", (run.id, self._seq, doc)),
-            *extra,
+        line = rows.event_row(self._seq, at, entry.run, event)
+        await self._durable([line], self._enter(event.label, event, at))
+
+    async def know_account(self, provider: str, user: str) -> None:
+        """From here on we are `user` to this provider; durable on return."""
+        at = self._now()
+        event = e.storable(e.AccountSeen(provider=provider, user=user))
+        self.accounts[provider] = event.user
+        self._seq += 1
+        statements = [
+            rows.event_row(self._seq, at, None, event),
+            rows.account_row(provider, event.user, at),
         ]
-        durable = self._writer.submit(statements)
+        await self._durable(statements)
+
+    def _enter(self, label: str, event: e.AnyEvent, at: float) -> dict[str, Statement]:
+        """What the event makes of the machine's entry, in memory; the row to write, if it changes."""
+        entry = self.register.get(label)
+        after = None if entry is None else enter(entry, event, at)
+        if after is None or after == entry:
+            return {}
+        if after.open:
+            self.register[label] = after
+        else:
+            del self.register[label]
+        return {f"machine {label}": rows.entry_row(after, new=False)}
+
+    def _remember(self, run: Run) -> None:
+        """Keep the newest ended runs; let older ones go, and the copies of all that are over."""
+        if run.state not in FINAL:
+            self._ended.pop(run.id, None)
+            return
+        self._ended[run.id] = None
+        self._copies.pop(run.id, None)
+        while len(self._ended) > RECENT:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            gone = self.runs.pop(oldest)
+            self._launches.pop(gone.key, None)
+            for forget in self.forgotten:
+                forget(oldest)
+
+    async def _durable(
+        self, statements: Sequence[Statement], newest: dict[str, Statement] | None = None
+    ) -> None:
+        durable = self._writer.submit(statements, newest)
         durable.add_done_callback(self._tell)
         # the commit goes on even when the caller is cancelled while waiting for it
         await asyncio.shield(durable)
@@ -217,6 +232,149 @@ class Ledger:
     async def changed(self) -> None:
         """Return after the next event is durable."""
         await self._changed.wait()
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    async def run_for_key(self, key: str) -> str | None:
+        """The run that a launch key made before. Ask `launched` again in the turn that creates."""
+        return self.launched(key) or await self._one("SELECT run FROM launches WHERE key = ?", key)
+
+    def launched(self, key: str) -> str | None:
+        """The run in memory that this launch key made."""
+        return self._launches.get(key)
+
+    async def known(self, run_id: str) -> bool:
+        """Whether there ever was a run of this id."""
+        return run_id in self.runs or await self._one("SELECT id FROM runs WHERE id = ?", run_id) is not None
+
+    async def matching(self, ref: str) -> list[str]:
+        """Ids of runs that `ref` can mean: the one with this id, else the newest of this name, else by prefix."""
+        if await self.known(ref):
+            return [ref]
+        named = await self._one("SELECT id FROM runs WHERE name = ? ORDER BY created_at DESC LIMIT 1", ref)
+        if named is not None:
+            return [named]
+        if not ref:
+            return []
+        query = "SELECT id FROM runs WHERE id >= ? AND id < ? LIMIT 6"
+        return [str(row[0]) for row in await self._rows(query, (ref, ref + "\U0010ffff"))]
+
+    async def record(self, run_id: str) -> Record:
+        """A run with its copies, from memory or the disk. Raises KeyError, LedgerDamaged."""
+        run = self.runs.get(run_id)
+        if run is not None and run.state not in FINAL:
+            return Record(run, self.copies(run_id))
+        if run is None:
+            found = await self._rows("SELECT doc FROM runs WHERE id = ?", (run_id,))
+            if not found:
+                raise KeyError(run_id)
+            run = _read(lambda: rows.run_of(found[0]))
+        copies = [rows.copy_of(row)[1] for row in await self._rows(rows.COPIES_OF, (run_id,))]
+        return Record(run, {c.path: c for c in copies if (run_id, c.path) not in self._bad})
+
+    @property
+    def forgets(self) -> bool:
+        """Whether there may be ended runs that are only on the disk."""
+        return len(self._ended) >= RECENT
+
+    async def ended(self, before: float, limit: int) -> list[Run]:
+        """Runs that ended before this time (Unix seconds), newest first, at most `limit`."""
+        found = await self._rows(rows.OLDER_RUNS, (before, limit))
+        return _read(lambda: [rows.run_of(row) for row in found])
+
+    async def counts(self) -> dict[str, int]:
+        """State → number of runs, all that ever were."""
+        return {
+            str(s): int(n) for s, n in await self._rows("SELECT state, COUNT(*) FROM runs GROUP BY state")
+        }
+
+    async def recall(self, run_id: str) -> Run:
+        """Bring an ended run and its copies back into memory, because something happens to it again."""
+        record = await self.record(run_id)
+        if run_id not in self.runs:
+            self.runs[run_id] = record.run
+            self._ended[run_id] = None
+        self._copies.setdefault(run_id, dict(record.copies))
+        return self.runs[run_id]
+
+    # --- machines --------------------------------------------------------------------------------
+
+    async def entry(self, label: str) -> Entry | None:
+        """The register's entry of this label, from memory or the disk."""
+        known = self.register.get(label)
+        if known is not None:
+            return known
+        found = await self._rows(rows.ENTRY_OF, (label,))
+        return rows.entry_of(found[0]) if found else None
+
+    def reopen(self, entry: Entry) -> None:
+        """Take an entry back into memory, because something happens to its machine again."""
+        self.register.setdefault(entry.label, entry)
+
+    async def labels(self) -> list[tuple[str, str, str, str | None]]:
+        """(label, run, provider, instance id) of every label whose machine is not confirmed gone."""
+        query = "SELECT label, run, provider, instance_id FROM labels WHERE gone_at IS NULL"
+        return [(row[0], row[1], row[2], row[3]) for row in await self._rows(query)]
+
+    # --- copies and their re-reads ---------------------------------------------------------------
+
+    def copies(self, run_id: str) -> Mapping[str, Copy]:
+        """Path → the newest proved copy, of one run that is not over. A copy that has gone bad is none."""
+        return self._copies.get(run_id, {})
+
+    async def held(self, run_id: str, path: str) -> Copy | None:
+        """The copy of this name, of any run, also when it has gone bad."""
+        if (run_id, path) in self._bad:
+            return self._bad[run_id, path].copy
+        if run_id in self._copies:
+            return self._copies[run_id].get(path)
+        found = await self._rows(rows.COPY_OF, (run_id, os.fsencode(path)))
+        return rows.copy_of(found[0])[1] if found else None
+
+    async def unproved_longest(self, now: float, limit: int) -> list[tuple[str, Copy, Scrubbed | None]]:
+        """(run, copy, newest re-read) of the copies whose last proof is oldest, and of all that are bad.
+
+        One whose proof lies in the future comes first: the clock was wrong then.
+        """
+        ahead = await self._rows(rows.UNPROVED_LONGEST.format("> ?"), (now + _FUTURE, limit))
+        oldest = await self._rows(rows.UNPROVED_LONGEST.format("<= ?"), (now + _FUTURE, limit))
+        bad = await self._rows(rows.BAD_COPIES)
+        unique = {(row[0], row[1]): row for row in [*ahead, *oldest, *bad]}
+        return [rows.scrub_of(row) for row in unique.values()]
+
+    async def scrubs(self, since: float = -math.inf) -> dict[tuple[str, str], Scrubbed]:
+        """(run, path) → the newest re-read of that copy, of those since then (Unix seconds)."""
+        found = [rows.scrub_of(row)[2] for row in await self._rows(rows.SCRUBS_SINCE, (since,))]
+        return {(s.run, s.copy.path): s for s in found if s is not None}
+
+    def bad(self) -> list[Scrubbed]:
+        """The copies that were found bad and have not come home anew, by run and path."""
+        return sorted(self._bad.values(), key=lambda s: (s.run, s.copy.path))
+
+    async def record_scrubs(self, scrubs: Iterable[Scrubbed]) -> None:
+        """Remember what re-reading copies found; durable on return. State, not history: the newest counts.
+
+        A bad one is no copy any more (`copies` leaves it out), so custody holds what is on the
+        box. What is about a copy that has been replaced meanwhile is left out.
+        """
+        statements: list[Statement] = []
+        for scrub in scrubs:
+            if await self.held(scrub.run, scrub.copy.path) == scrub.copy:
+                self._note(scrub)
+                statements += rows.scrub_rows(scrub)
+        if statements:
+            await self._durable(statements)
+
+    def _note(self, scrub: Scrubbed) -> None:
+        key, copies = (scrub.run, scrub.copy.path), self._copies.get(scrub.run)
+        if scrub.problem is None:
+            self._bad.pop(key, None)
+            if copies is not None:
+                copies[scrub.copy.path] = scrub.copy
+        else:
+            self._bad[key] = scrub
+            if copies is not None:
+                copies.pop(scrub.copy.path, None)
 
     # --- timelines -------------------------------------------------------------------------------
 
@@ -234,135 +392,72 @@ class Ledger:
         """The newest `limit` events of a run, oldest first."""
         return list(reversed(await self._select("run = ? ORDER BY seq DESC LIMIT ?", [run, limit])))
 
-    async def _select(self, tail: str, values: list[object]) -> list[StoredEvent]:
-        query = f"SELECT seq, at, run, data FROM events WHERE {tail}"  # noqa: S608 - `tail` is ours
-        try:
-            async with self._connection.execute(query, values) as cursor:
-                rows = await cursor.fetchall()
-            return [StoredEvent(row[0], row[1], row[2], e.DECODER.decode(row[3])) for row in rows]
-        except (aiosqlite.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise LedgerDamaged(
-                f"the ledger's log cannot be read ({error}); run `gpuwatch doctor`"
-            ) from error
+    async def _select(self, tail: str, values: Sequence[object]) -> list[StoredEvent]:
+        found = await self._rows(f"SELECT seq, at, run, data FROM events WHERE {tail}", values)  # noqa: S608 - `tail` is ours
+        return _read(lambda: [StoredEvent(r[0], r[1], r[2], e.DECODER.decode(r[3])) for r in found])
 
     async def check(self) -> str:
         """`PRAGMA quick_check`: `ok`, or what is wrong."""
         try:
             async with self._connection.execute("PRAGMA quick_check(10)") as cursor:
-                rows = await cursor.fetchall()
+                found = await cursor.fetchall()
         except aiosqlite.DatabaseError as error:  # too damaged even for the check
             return str(error)
-        return "; ".join(str(row[0]) for row in rows)
+        return "; ".join(str(row[0]) for row in found)
 
-    async def labels(self) -> list[tuple[str, str, str, str | None]]:
-        """(label, run, provider, instance id) of every label whose machine is not confirmed gone."""
-        query = "SELECT label, run, provider, instance_id FROM labels WHERE gone_at IS NULL"
-        async with self._connection.execute(query) as cursor:
-            return [(row[0], row[1], row[2], row[3]) for row in await cursor.fetchall()]
+    # --- reading ---------------------------------------------------------------------------------
+
+    async def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        """All rows of a query. Raises LedgerDamaged."""
+        try:
+            async with self._connection.execute(query, values) as cursor:
+                return list(await cursor.fetchall())
+        except aiosqlite.DatabaseError as error:
+            raise _unreadable(error) from error
+
+    async def _one(self, query: str, *values: object) -> str | None:
+        found = await self._rows(query, values)
+        return str(found[0][0]) if found else None
 
     async def _load(self) -> None:
-        async with self._connection.execute("SELECT COALESCE(MAX(seq), 0) FROM events") as cursor:
+        """Everything that is open, and no more."""
+        run = self._connection.execute
+        async with run("SELECT COALESCE(MAX(seq), 0) FROM events") as cursor:
             row = await cursor.fetchone()
             self._seq = int(row[0]) if row else 0
-        async with self._connection.execute("SELECT doc FROM runs") as cursor:
+        async with run(rows.ENDED_RUNS, (RECENT,)) as cursor:
+            recent = [rows.run_of(row) async for row in cursor]
+        async with run(rows.LIVE_RUNS) as cursor:
+            live = [rows.run_of(row) async for row in cursor]
+        for known in [*reversed(recent), *live]:
+            self.runs[known.id] = known
+            self._launches[known.key] = known.id
+        self._ended = dict.fromkeys(r.id for r in reversed(recent))
+        async with run(rows.COPIES_OF_LIVE) as cursor:
             async for row in cursor:
-                run = _RUN.decode(row[0])
-                self.runs[run.id] = run
-        async with self._connection.execute("SELECT key, run FROM launches") as cursor:
-            self._launches = {row[0]: row[1] async for row in cursor}
-        query = "SELECT run, path, size, sha256, mtime_ns, ctime_ns, inode, boot_id, verified_at, step FROM copies"
-        async with self._connection.execute(query) as cursor:
-            async for row in cursor:
-                path = os.fsdecode(row[1])
-                copy = Copy(path, row[2], row[3], (row[2], row[4], row[5], row[6]), row[7], row[8], row[9])
-                self._copies.setdefault(row[0], {})[path] = copy
-        async with self._connection.execute("SELECT run, path, at, problem FROM scrubs") as cursor:
-            async for row in cursor:
-                known = self.copies(row[0]).get(os.fsdecode(row[1]))
-                if known is not None:
-                    self._note(Scrubbed(row[0], known, row[2], row[3]))
+                run_id, copy = rows.copy_of(row)
+                self._copies.setdefault(run_id, {})[copy.path] = copy
+        async with run(rows.BAD_COPIES) as cursor:
+            for scrub in [rows.scrub_of(row)[2] async for row in cursor]:
+                if scrub is not None:
+                    self._note(scrub)
+        async with run(rows.OPEN_ENTRIES) as cursor:
+            self.register = {entry.label: entry async for entry in _entries(cursor)}
+        async with run("SELECT provider, user FROM accounts") as cursor:
+            self.accounts = {row[0]: row[1] async for row in cursor}
 
 
-def _make_private(path: Path) -> None:
-    """Make the file, when there is none, and see that only its owner can read it. Blocking. Raises LedgerDamaged."""
+async def _entries(cursor: aiosqlite.Cursor) -> Any:
+    async for row in cursor:
+        yield rows.entry_of(row)
+
+
+def _read(decode: Callable[[], T]) -> T:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise _unusable(path, error) from error
+        return decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise _unreadable(error) from error
 
 
-_NOT_DAMAGE = (
-    "SQLITE_BUSY",
-    "SQLITE_LOCKED",
-    "SQLITE_CANTOPEN",
-    "SQLITE_READONLY",
-    "SQLITE_FULL",
-    "SQLITE_PERM",
-)
-
-
-def _unusable(path: Path, error: Exception) -> LedgerDamaged:
-    """What to do about a ledger that does not open; only real damage is a reason to move it aside."""
-    code = str(getattr(error, "sqlite_errorname", ""))
-    if isinstance(error, OSError) or code.startswith(_NOT_DAMAGE):
-        return LedgerDamaged(
-            f"the ledger {path} cannot be used now ({error}); nothing is lost: check that no other program "
-            "has it open, its permissions, and the space on its disk"
-        )
-    return LedgerDamaged(
-        f"the ledger {path} is damaged ({error}); move it aside and start gpuwatch: "
-        "it finds its machines again by their labels"
-    )
-
-
-_INSERT_COPY = """INSERT OR REPLACE INTO copies
-    (run, path, size, sha256, mtime_ns, ctime_ns, inode, boot_id, verified_at, step)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-
-
-def _copy_row(run_id: str, copy: Copy) -> Statement:
-    size, mtime_ns, ctime_ns, inode = copy.identity
-    return (
-        _INSERT_COPY,
-        (
-            run_id, os.fsencode(copy.path), size, copy.sha256, mtime_ns, ctime_ns, inode, copy.boot_id,
-            copy.verified_at, copy.step,
-        ),
-    )  # fmt: skip
-
-
-_INSERT_SCRUB = "INSERT OR REPLACE INTO scrubs (run, path, at, problem) VALUES (?, ?, ?, ?)"
-_DELETE_SCRUB = "DELETE FROM scrubs WHERE run = ? AND path = ?"
-
-
-async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
-    async with connection.execute("PRAGMA user_version") as cursor:
-        row = await cursor.fetchone()
-    version = int(row[0]) if row else 0
-    if version > len(MIGRATIONS):
-        raise LedgerDamaged(
-            f"the ledger {path} was made by a newer gpuwatch (format {version}, this one knows {len(MIGRATIONS)}): upgrade"
-        )
-    if 0 < version < len(MIGRATIONS):
-        await _back_up(connection, path.with_suffix(f".v{version}.bak"))
-    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
-        await connection.execute("BEGIN IMMEDIATE")
-        for statement in statements:
-            await connection.execute(statement)
-        await connection.execute(f"PRAGMA user_version = {number}")
-        await connection.execute("COMMIT")
-
-
-async def _back_up(connection: aiosqlite.Connection, backup: Path) -> None:
-    """Keep the ledger as it was before an upgrade; what an upgrade that was cut off left is replaced."""
-    unfinished = backup.with_suffix(".tmp")
-    await asyncio.to_thread(unfinished.unlink, missing_ok=True)
-    await asyncio.to_thread(_make_private, unfinished)
-    await connection.execute("VACUUM INTO ?", (str(unfinished),))
-    await asyncio.to_thread(unfinished.replace, backup)
-    await asyncio.to_thread(fsync_folder, backup.parent)
+def _unreadable(error: Exception) -> LedgerDamaged:
+    return LedgerDamaged(f"the ledger's log cannot be read ({error}); run `gpuwatch doctor`")

@@ -77,6 +77,7 @@ class Why(Enum):
 
     PERSON = "waiting for a person"
     KEEP = "kept, as the spec says"
+    HELD = "held by a person"
     OVER = "over"
 
 
@@ -94,7 +95,15 @@ Step: TypeAlias = (
 
 
 def decide(run: Run, spec: RunSpec) -> Step:
-    """The next step of `run`."""
+    """The next step of `run`. A machine that a person holds is not destroyed, whoever asked for it."""
+    step = _decide(run, spec)
+    if isinstance(step, Destroy) and run.pins:
+        # a dud stays too: the person who pinned it may want to look at it
+        return Rest(Why.HELD)
+    return step
+
+
+def _decide(run: Run, spec: RunSpec) -> Step:
     ending = run.end_requested_by is not None
     machine = run.machine
     if ending and run.given_up and run.data_at_risk and run.state is not S.DESTROYING:

@@ -16,6 +16,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     """Base: encoded with its kind, e.g. `{"kind": "job-ended", "exit_code": 0}`."""
 
 
+class LostFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a waiver gives up: its name as people see it and its size in bytes."""
+
+    path: str
+    size: int
+
+
 class Requested(Event, frozen=True, kw_only=True, tag="requested"):
     """A person asked for the run. `spec` is the TOML as typed, `base` its folder, `key` the launch key."""
 
@@ -56,11 +63,15 @@ class CreateSent(Event, frozen=True, kw_only=True, tag="create-sent"):
 
 
 class CreateRefused(Event, frozen=True, kw_only=True, tag="create-refused"):
-    """The vendor definitely did not make a machine for `label`."""
+    """There is no machine under `label`: the vendor said so, or (`absent`) it never showed up.
+
+    An absent one is looked for further on, because it may still appear.
+    """
 
     label: str
     reason: str
     offer_gone: bool = False
+    absent: bool = False
 
 
 class CreateUnknown(Event, frozen=True, kw_only=True, tag="create-unknown"):
@@ -180,10 +191,32 @@ class EndCancelled(Event, frozen=True, kw_only=True, tag="end-cancelled"):
 
 
 class Waived(Event, frozen=True, kw_only=True, tag="waived"):
-    """A person gave up named files, with a typed reason that stays here (I1)."""
+    """A person gave up named files, with a typed reason that stays here (I1).
+
+    `lost` names each file that goes with its size, as the box listed it then; the waiver of everything
+    on a box that could not be heard has none.
+    """
 
     files: list[str]
     reason: str
+    by: str = "a person"
+    lost: list[LostFile] = []
+
+
+class HoldPlaced(Event, frozen=True, kw_only=True, tag="hold-placed"):
+    """A person holds the machine under a name (`pin`, or one of their own) until it is released."""
+
+    name: str
+    by: str
+    reason: str = ""
+
+
+class HoldReleased(Event, frozen=True, kw_only=True, tag="hold-released"):
+    """One named hold was removed: a placed one, or one that facts make (`ssh-session`) for this machine."""
+
+    name: str
+    by: str
+    reason: str = ""
 
 
 class DestroySent(Event, frozen=True, kw_only=True, tag="destroy-sent"):
@@ -221,18 +254,109 @@ class Lost(Event, frozen=True, kw_only=True, tag="lost"):
     evidence: str
 
 
+class Returned(Event, frozen=True, kw_only=True, tag="returned"):
+    """The machine counted as gone or lost and is listed again: it bills, and may hold files."""
+
+    instance_id: str
+    evidence: str
+
+
 class GaveUp(Event, frozen=True, kw_only=True, tag="gave-up"):
     """The run cannot go on without a person; `reason` says why. Data stays held."""
 
     reason: str
 
 
-AnyEvent: TypeAlias = (
+RunEvent: TypeAlias = (
     Requested | OfferChosen | NoOffer | CreateSent | CreateRefused | CreateUnknown | Rented | Booted | Dud
     | BoxChecked | PrepareFailed | StartSent | JobStarted | FilesVerified | JobEnded | CollectStarted | CollectBlocked
-    | CollectFailed | ReceiptWritten | EndRequested | EndCancelled | Waived | DestroySent | DestroyAccepted
-    | DestroyFailed | DudGone | Gone | Lost | GaveUp
+    | CollectFailed | ReceiptWritten | EndRequested | EndCancelled | Waived | HoldPlaced | HoldReleased | DestroySent
+    | DestroyAccepted | DestroyFailed | DudGone | Gone | Lost | Returned | GaveUp
 )  # fmt: skip
+"""What changes a run (`lifecycle.evolve`)."""
+
+
+# --- what happens to machines and accounts beside the runs ---------------------------------------
+
+
+class MachineListed(Event, frozen=True, kw_only=True, tag="machine-listed"):
+    """A complete listing shows the machine for the first time."""
+
+    label: str
+    instance_id: str
+
+
+class MachineUnseen(Event, frozen=True, kw_only=True, tag="machine-unseen"):
+    """The vendor said that it made this machine and no complete listing shows it: an alarm, and no more creates."""
+
+    label: str
+    evidence: str
+
+
+class MachineReturned(Event, frozen=True, kw_only=True, tag="machine-returned"):
+    """A machine that counted as gone, or as never made, is listed; nothing ever ran on it."""
+
+    label: str
+    instance_id: str
+
+
+class StrayDestroySent(Event, frozen=True, kw_only=True, tag="stray-destroy-sent"):
+    """The destroy of a returned machine is about to go out, under the permit described here."""
+
+    label: str
+    instance_id: str
+    permit: str
+
+
+class StrayDestroyAccepted(Event, frozen=True, kw_only=True, tag="stray-destroy-accepted"):
+    """The vendor took that destroy."""
+
+    label: str
+
+
+class StrayDestroyFailed(Event, frozen=True, kw_only=True, tag="stray-destroy-failed"):
+    """That destroy was refused or its answer unknown; it is tried again."""
+
+    label: str
+    reason: str
+
+
+class StrayGone(Event, frozen=True, kw_only=True, tag="stray-gone"):
+    """The returned machine is confirmed gone."""
+
+    label: str
+    evidence: str
+
+
+class Buried(Event, frozen=True, kw_only=True, tag="buried"):
+    """The last of the checks after its end found no trace of the machine: it is off the books."""
+
+    label: str
+    evidence: str
+
+
+class AlarmResolved(Event, frozen=True, kw_only=True, tag="alarm-resolved"):
+    """A person looked into the alarm about a machine and answers for it."""
+
+    label: str
+    by: str
+    reason: str
+
+
+class AccountSeen(Event, frozen=True, kw_only=True, tag="account-seen"):
+    """From here on `user` is who we are to this provider: only that account's listings speak of our machines."""
+
+    provider: str
+    user: str
+
+
+RegisterEvent: TypeAlias = (
+    MachineListed | MachineUnseen | MachineReturned | StrayDestroySent | StrayDestroyAccepted | StrayDestroyFailed
+    | StrayGone | Buried | AlarmResolved
+)  # fmt: skip
+"""What changes the register of machines only (`lifecycle.register`)."""
+
+AnyEvent: TypeAlias = RunEvent | RegisterEvent | AccountSeen
 """Every event, as a tagged union."""
 
 ENCODER = msgspec.json.Encoder()

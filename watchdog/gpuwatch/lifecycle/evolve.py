@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.run import FINAL, Machine, Phase, ReceiptRef, Run, State
+from gpuwatch.lifecycle.run import FINAL, Machine, Phase, PlacedHold, ReceiptRef, Run, State
 
 S = State
 
@@ -58,12 +58,16 @@ ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
     e.EndRequested: _stay(*_ALL),
     e.EndCancelled: _stay(*(s for s in _ALL if s is not S.DESTROYING)),
     e.Waived: _stay(S.PREPARING, *_WITH_BOX),
+    e.HoldPlaced: _stay(*(s for s in _ALL if s is not S.DESTROYING)),
+    e.HoldReleased: _stay(*_ALL),
     e.DestroySent: _to(S.DESTROYING, S.BOOTING, S.PREPARING, *_WITH_BOX, S.DESTROYING),
     e.DestroyAccepted: _stay(S.DESTROYING),
     e.DestroyFailed: _stay(S.DESTROYING),
     e.Gone: _to(S.GONE, S.DESTROYING, S.REQUESTED, S.FAILED),
     e.DudGone: _to(S.REQUESTED, S.DESTROYING),
     e.Lost: _to(S.LOST, *_LIVE),
+    # both only for a machine on which a job ran: it ends through custody, or goes on
+    e.Returned: _to(S.DESTROYING, S.GONE) | _to(S.RUNNING, S.LOST),
     e.GaveUp: _to(S.FAILED, S.REQUESTED, S.RENTING, S.BOOTING, S.PREPARING, S.COLLECTING),
 }
 """event → {state → next state}. `Requested` makes the run and is not here."""
@@ -82,7 +86,7 @@ def create(run_id: str, event: e.Requested, at: float) -> Run:
     )  # fmt: skip
 
 
-def evolve(run: Run, event: e.AnyEvent, at: float) -> Run:
+def evolve(run: Run, event: e.RunEvent, at: float) -> Run:
     """The run after `event` at `at` (Unix seconds). Raises Impossible."""
     state = target(run.state, type(event))
     if state is None:
@@ -91,8 +95,7 @@ def evolve(run: Run, event: e.AnyEvent, at: float) -> Run:
     after = msgspec.structs.replace(run, **changed)
     if state is not run.state:
         after = msgspec.structs.replace(after, state=state, since=at)
-        if state in FINAL:
-            after = msgspec.structs.replace(after, ended_at=at)
+        after = msgspec.structs.replace(after, ended_at=at if state in FINAL else None)
     return after
 
 
@@ -131,7 +134,7 @@ def _offer_chosen(run: Run, event: e.OfferChosen, at: float) -> Changes:
         disk_price=event.disk_price, chosen_at=at,
     )  # fmt: skip
     # consent to lose files, and proof of files, are about one machine and end with it
-    forgotten: Changes = {"waivers": (), "receipt": None, "holds": ()}
+    forgotten: Changes = {"waivers": (), "receipt": None, "holds": (), "released": ()}
     return {"machine": machine, "attempt": run.attempt + 1, "trouble": None} | forgotten
 
 
@@ -272,7 +275,23 @@ def _waived(run: Run, event: e.Waived, _at: float) -> Changes:
     return {"waivers": tuple(dict.fromkeys((*run.waivers, *event.files)))}
 
 
+def _hold_placed(run: Run, event: e.HoldPlaced, at: float) -> Changes:
+    others = tuple(h for h in run.pins if h.name != event.name)
+    return {"pins": (*others, PlacedHold(name=event.name, by=event.by, at=at, reason=event.reason))}
+
+
+def _hold_released(run: Run, event: e.HoldReleased, at: float) -> Changes:
+    left = tuple(h for h in run.pins if h.name != event.name)
+    if len(left) < len(run.pins):
+        return {"pins": left}
+    if run.has_released(event.name):
+        return {}
+    return {"released": (*run.released, PlacedHold(name=event.name, by=event.by, at=at, reason=event.reason))}
+
+
 def _destroy_sent(run: Run, event: e.DestroySent, at: float) -> Changes:
+    if run.pins:
+        raise Impossible(f"run {run.id} is held by {run.pins[0].name}")
     if _machine(run).instance_id != event.instance_id:
         raise Impossible(f"run {run.id} has no machine {event.instance_id}")
     return _with(run, destroy=Phase.SENT, destroy_sent_at=at)
@@ -317,6 +336,21 @@ def _lost(run: Run, event: e.Lost, at: float) -> Changes:
     return _with(run, gone_at=at) | {"trouble": event.evidence}
 
 
+def _returned(run: Run, event: e.Returned, _at: float) -> Changes:
+    machine = _machine(run)
+    if machine.instance_id != event.instance_id or machine.gone_at is None:
+        raise Impossible(f"no machine {event.instance_id} of run {run.id} was gone")
+    if machine.job_started_at is None:
+        raise Impossible(f"nothing ever ran on machine {event.instance_id} of run {run.id}")
+    if run.state is S.LOST:
+        return _with(run, gone_at=None) | {"trouble": "the machine came back"}
+    # whatever ended it did not: the destroy starts over, with proof or consent as it stands
+    return _with(run, gone_at=None, destroy=Phase.UNKNOWN) | {
+        "end_requested_by": run.end_requested_by or "gpuwatch",
+        "trouble": "the machine came back after it was confirmed gone",
+    }
+
+
 def _gave_up(_run: Run, event: e.GaveUp, _at: float) -> Changes:
     return {"trouble": event.reason}
 
@@ -349,5 +383,8 @@ _CHANGE: dict[type[e.Event], Callable[[Run, Any, float], Changes]] = {
     e.DudGone: _dud_gone,
     e.Gone: _gone,
     e.Lost: _lost,
+    e.Returned: _returned,
+    e.HoldPlaced: _hold_placed,
+    e.HoldReleased: _hold_released,
     e.GaveUp: _gave_up,
 }

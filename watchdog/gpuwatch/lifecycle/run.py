@@ -28,7 +28,7 @@ EVERYTHING = "*"
 """The waiver that gives up all files, listed or not: the only way out when a box cannot be reached any more."""
 
 FINAL = frozenset({State.GONE, State.LOST})
-"""Nothing happens after these."""
+"""Nothing happens after these, unless the machine comes back."""
 
 
 class Phase(Enum):
@@ -84,6 +84,15 @@ class ReceiptRef(msgspec.Struct, frozen=True, kw_only=True):
     waived: tuple[str, ...] = ()
 
 
+class PlacedHold(msgspec.Struct, frozen=True, kw_only=True):
+    """A hold that a person placed, or the release of one: who, when (Unix seconds UTC) and why."""
+
+    name: str
+    by: str
+    at: float
+    reason: str = ""
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run. Made only by `evolve`; times are Unix seconds UTC of the events."""
 
@@ -116,6 +125,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     receipt: ReceiptRef | None = None
     holds: tuple[str, ...] = ()
     """What the last collection could not prove, each `name: reason`."""
+    pins: tuple[PlacedHold, ...] = ()
+    """Holds that people placed; nothing ends the machine while there is one."""
+    released: tuple[PlacedHold, ...] = ()
+    """Holds made by facts (`ssh-session`) that a person removed, for this machine."""
     trouble: str | None = None
     """Why it failed or waits, for people."""
     verified_files: int = 0
@@ -137,6 +150,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def given_up(self) -> bool:
         """Whether a person waived everything on the machine."""
         return EVERYTHING in self.waivers
+
+    def has_released(self, name: str) -> bool:
+        """Whether a person removed the hold of this name for the current machine."""
+        return any(hold.name == name for hold in self.released)
 
     @property
     def data_at_risk(self) -> bool:

@@ -37,7 +37,7 @@ import threading
 import time
 from typing import Any, TextIO
 
-from gpuwatch.sentinel.vitals import Vitals
+from gpuwatch.sentinel.vitals import Processes, Vitals
 
 VERSION = 1
 CHUNK = 1 << 20
@@ -428,7 +428,9 @@ def list_files() -> None:
     out = sys.stdout.buffer
     for row in rows:
         out.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
-    emit({"end": len(rows), "problems": problems[:100], "boot_id": boot_id(), "at": time.time()})
+    end = {"end": len(rows), "problems": problems[:100], "boot_id": boot_id(), "at": time.time()}
+    people = [row for row in Processes(os.path.abspath(__file__)).now()["sessions"] if row[0] != "command"]
+    emit(dict(end, sessions=len(people)))
 
 
 class Hasher:

@@ -1,0 +1,51 @@
+"""Everything that needs a person now, in words that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from gpuwatch.clean import clean
+from gpuwatch.daemon import scrubbing, telemetry, words
+from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.live import Live
+from gpuwatch.daemon.reconciling import Reconciler
+from gpuwatch.lifecycle.reconcile import alarm_of
+from gpuwatch.lifecycle.run import FINAL
+
+MOST = 100
+"""Alarms that are listed; the rest is counted."""
+
+
+def standing(
+    ctx: Context,
+    reconcilers: Mapping[str, Reconciler],
+    undriven: Mapping[str, str],
+    lives: Mapping[str, Live],
+) -> list[str]:
+    """The alarms, a line each, at most MOST and one that counts the rest."""
+    found = [clean(text, 600) for text in _alarms(ctx, reconcilers, undriven)]
+    watched = {i: live for i, live in lives.items() if (r := ctx.ledger.runs.get(i)) and r.state not in FINAL}
+    found += telemetry.alarm_lines(watched)
+    if len(found) > MOST:
+        found[MOST:] = [f"{len(found) - MOST} more alarms"]
+    return found
+
+
+def _alarms(
+    ctx: Context, reconcilers: Mapping[str, Reconciler], undriven: Mapping[str, str]
+) -> Iterator[str]:
+    for run in ctx.ledger.runs.values():
+        if words.attention(run, None) == "alarm" and run.exists:
+            yield f"{run.id}: {run.trouble or run.state.value}; `gputui why {run.id}` says what to do"
+    for run_id, reason in undriven.items():
+        yield f"{run_id} is not driven: {reason}"
+    for entry in ctx.ledger.register.values():
+        text = alarm_of(entry)
+        if text is not None:
+            yield text
+    for reconciler in reconcilers.values():
+        yield from (str(orphan) for orphan in reconciler.orphans)
+    for fleet in ctx.fleets.values():
+        if fleet.failure is not None and fleet.failure.code == "stranger":
+            yield f"{fleet.provider.name}: {fleet.problem}"
+    yield from scrubbing.alarms(ctx.ledger)

@@ -1,0 +1,145 @@
+"""The calls that spend: offers, what a spec would do, launching."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from gpuproviders.errors import ProviderError
+from gpuproviders.gpus import UnknownGpu, resolve
+from gpuproviders.model import OfferQuery
+from gpuproviders.money import MicroUsd, format_usd
+from gpuwatch.clean import clean
+from gpuwatch.client import wire
+from gpuwatch.client.errors import CallFailed
+from gpuwatch.daemon import rows
+from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.desk import Desk
+from gpuwatch.lifecycle import events as e
+from gpuwatch.spec import RunSpec, SpecError, read_spec
+from gpuwatch.spec.units import format_duration, format_size
+
+_ALPHABET = "abcdefghjkmnpqrstvwxyz23456789"
+
+
+class Launching(Desk):
+    """Looking at the market and renting from it. `start_run` starts driving a run."""
+
+    def __init__(self, ctx: Context, *, start_run: Callable[[str], None]) -> None:
+        super().__init__(ctx)
+        self._start_run = start_run
+
+    async def offers(self, query: wire.OffersQuery) -> wire.Offers:
+        try:
+            names = tuple(dict.fromkeys(n for wish in query.gpu for n in resolve(wish)))
+        except UnknownGpu as error:
+            raise CallFailed(
+                wire.Code.USAGE, f"{error}. Names are matched in any spelling (h100, rtx_4090)."
+            ) from error
+        wish = OfferQuery(
+            gpu_names=names, gpu_count=query.gpu_count,
+            max_price=None if query.max_price is None else MicroUsd(query.max_price), spot=query.spot,
+            min_reliability=query.min_reliability, disk=query.disk, verified_only=not query.unverified,
+            limit=max(1, min(query.limit, 20_000)),
+        )  # fmt: skip
+        found: list[wire.OfferRow] = []
+        problems: list[str] = []
+        fleets = list(self._ctx.fleets.values())
+        answers = await asyncio.gather(*(f.provider.offers(wish) for f in fleets), return_exceptions=True)
+        for fleet, answer in zip(fleets, answers, strict=True):
+            if isinstance(answer, ProviderError):
+                problems.append(f"{fleet.provider.name}: {answer}")
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found += [rows.offer_row(o) for o in answer]
+        if problems and not found and len(problems) == len(fleets):
+            raise CallFailed(wire.Code.PROVIDER, "; ".join(problems))
+        found.sort(key=lambda o: (o.price, o.provider, o.offer_id))
+        return wire.Offers(offers=found[: wish.limit], problems=problems)
+
+    async def check_spec(self, text: wire.SpecText) -> wire.SpecCheck:
+        try:
+            spec = await asyncio.to_thread(_read, text)
+        except SpecError as error:
+            return wire.SpecCheck(problems=_problems(error), name=None, plan=[])
+        return wire.SpecCheck(problems=[], name=spec.name, plan=plan(spec))
+
+    async def launch(self, order: wire.Launch) -> wire.Launched:
+        try:
+            spec = await asyncio.to_thread(_read, order.spec)
+        except SpecError as error:
+            problems = [p.__dict__ if hasattr(p, "__dict__") else {} for p in error.problems]
+            listing = "\n".join(f"  {p}" for p in error.problems)
+            raise CallFailed(
+                wire.Code.SPEC, f"{error.file} cannot be launched:\n{listing}", {"problems": problems}
+            ) from error
+        if not order.key or len(order.key) > 200:
+            raise CallFailed(wire.Code.USAGE, "a launch needs a key of at most 200 characters")
+        if not any(name in self._ctx.fleets for name in spec.providers):
+            raise CallFailed(
+                wire.Code.PROVIDER,
+                f"no account of {' or '.join(spec.providers)} is configured; `gpuwatch doctor` says what is missing",
+            )
+        known = await self._ctx.ledger.run_for_key(order.key)
+        run_id = await self._new_id(spec.name)
+        # from here to `create` the event loop does not turn: one key makes one run
+        known = self._ctx.ledger.launched(order.key) or known
+        if known is not None:
+            return wire.Launched(run=known, name=(await self._ctx.ledger.record(known)).run.name)
+        event = e.Requested(
+            name=spec.name, spec=order.spec.text, file=order.spec.file, base=order.spec.base, key=order.key,
+            provider=order.provider, offer_id=order.offer_id,
+        )  # fmt: skip
+        self._ctx.specs[run_id] = spec
+        await self._ctx.ledger.create(run_id, event)
+        self._start_run(run_id)
+        return wire.Launched(run=run_id, name=spec.name)
+
+    async def _new_id(self, name: str) -> str:
+        while True:
+            run_id = f"{name}-{''.join(secrets.choice(_ALPHABET) for _ in range(4))}"
+            if not await self._ctx.ledger.known(run_id):
+                return run_id
+
+
+def plan(spec: RunSpec) -> list[str]:
+    """What a launch would do, a line each. Pure."""
+    gpus = " or ".join(spec.gpu.names) or "any GPU"
+    limit = (
+        f" up to {format_usd(spec.gpu.max_price)}/h" if spec.gpu.max_price is not None else ", cheapest first"
+    )
+    lines = [
+        f"rent {spec.gpu.count} × {gpus} on {' or '.join(spec.providers)}{limit}, {format_size(spec.disk)} of disk",
+        f"image {spec.image}; SSH must answer within {format_duration(spec.boot.timeout)}",
+    ]
+    if spec.upload.paths:
+        lines.append(f"upload {', '.join(spec.upload.paths)}")
+    if spec.setup is not None:
+        lines.append(f"set up: {clean(spec.setup.command, 100)}")
+    lines.append(f"run: {clean(spec.job.command, 120)}")
+    if spec.checkpoints is not None:
+        lines.append(f"mirror checkpoints from {spec.checkpoints.path} as they appear")
+    promised = ", ".join(a.path for a in spec.artifacts if a.required)
+    lines.append(
+        f"at the end collect and verify {promised or 'nothing but the log'}, then destroy the machine"
+    )
+    if spec.budget.max_cost is not None:
+        lines.append(f"at {format_usd(spec.budget.max_cost)} stop the job, collect, verify, destroy")
+    if spec.budget.max_time is not None:
+        lines.append(f"after {format_duration(spec.budget.max_time)} stop the job, collect, verify, destroy")
+    return lines
+
+
+def _read(text: wire.SpecText) -> RunSpec:
+    base = Path(text.base)
+    return read_spec(text.text, file=text.file, base=base if base.is_absolute() and base.is_dir() else None)
+
+
+def _problems(error: SpecError) -> list[wire.Problem]:
+    return [
+        wire.Problem(file=error.file, key=p.key, found=p.found, expected=p.expected, message=str(p))
+        for p in error.problems
+    ]
