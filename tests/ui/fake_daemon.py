@@ -286,6 +286,23 @@ class FakeDaemon:
         self._run_of(params.run)
         return wire.Empty()
 
+    def _holds(self, params: wire.HoldsQuery) -> wire.Holds:
+        runs = self.world.runs if params.run is None else [self._run_of(params.run)]
+        return wire.Holds(holds=[wire.RunHold(run=r.id, name=r.name, hold=h) for r in runs for h in r.holds])
+
+    def _hold(self, params: wire.HoldPlace) -> wire.Empty:
+        self._run_of(params.run)
+        return wire.Empty()
+
+    def _hold_release(self, params: wire.HoldRelease) -> wire.CustodyReport:
+        return self.world.report(self._run_of(params.run))
+
+    def _alarm_resolve(self, params: wire.Resolve) -> wire.Empty:
+        return wire.Empty()
+
+    def _runs_ended(self, params: wire.EndedQuery) -> wire.Ended:
+        return wire.Ended(runs=[], next=None)
+
     def _log_read(self, params: wire.LogRead) -> wire.LogChunk:
         return self._chunk(self._run_of(params.run).id, params.offset, params.limit)
 

@@ -78,7 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
     launch.add_argument("--wait", action="store_true", help="print the timeline until the run has ended")
     launch.add_argument("--follow", action="store_true", help="like --wait, with the job's log between")
 
-    verb("ls", "list runs, newest first")
+    listing = verb("ls", "list runs, newest first")
+    listing.add_argument(
+        "--all", action="store_true", help="also the ended runs that the daemon only keeps on its disk"
+    )
 
     of_run("show", "everything about one run")
 
@@ -103,6 +106,34 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     of_run("why", "why a run's machine exists, and what happens next")
+
+    holds = verb("holds", "every hold: what keeps machines from being destroyed, who placed it, how it goes")
+    holds.add_argument(
+        "run", metavar="RUN", nargs="?", help="name, id or start of the id (default: all runs)"
+    )
+
+    hold = of_run("hold", "hold a run's machine under a name until it is released")
+    hold.add_argument("--name", default="pin", metavar="HOLD", help="a name of your choice (default: pin)")
+    hold.add_argument(
+        "--reason", default="", metavar="TEXT", help="why; shown with the hold, kept in the ledger"
+    )
+    pin = of_run("pin", "hold a run's machine: the same as hold --name pin")
+    pin.add_argument(
+        "--reason", default="", metavar="TEXT", help="why; shown with the hold, kept in the ledger"
+    )
+
+    release = of_run("release", "remove one hold alone; the others stand")
+    release.add_argument("hold", metavar="HOLD", help="its name, from `gputui holds`")
+    unpin = of_run("unpin", "remove the pin: the same as release RUN pin")
+    for leave in (release, unpin):
+        leave.add_argument("--reason", default="", metavar="TEXT", help="why; kept in the ledger")
+    release.add_argument(
+        "--confirm", default="", metavar="NAME", help="the run's name; needed where files may be lost"
+    )
+
+    resolve = verb("resolve", "answer for an alarm about a machine: you looked, and say what you found")
+    resolve.add_argument("label", metavar="LABEL", help="the machine's label, from the alarm")
+    resolve.add_argument("--reason", required=True, metavar="TEXT", help="what you found; kept in the ledger")
 
     events = verb("events", "the timeline of one run, or of all")
     events.add_argument("run", metavar="RUN", nargs="?", help="name, id or start of the id")

@@ -99,9 +99,15 @@ def ls(args: argparse.Namespace, console: Console) -> int:
     """List runs."""
     with connect() as client:
         fleet = call(client, "runs", wire.Empty(), wire.Runs)
+        runs = fleet.runs + (_older(client, fleet) if args.all else [])
     if console.json:
-        console.write_json(fleet)
+        console.write_json(wire.Runs(
+            runs=runs, accounts=fleet.accounts, burn=fleet.burn, now=fleet.now, alarms=fleet.alarms,
+            older=fleet.older and not args.all,
+        ))  # fmt: skip
         return OK
+    for alarm in fleet.alarms:
+        console.line(f"▲ {alarm}", "bad")
     if not fleet.runs:
         console.line(
             "No runs yet. Start one: gputui launch SPEC.toml, or see it all first: gputui demo", "dim"
@@ -109,11 +115,25 @@ def ls(args: argparse.Namespace, console: Console) -> int:
         return OK
     console.table(
         ("ID", "NAME", "STATE", "GPU", "STEP", ">LOSS", ">PRICE", ">COST", "EXPOSED", "AGE", "NEXT"),
-        [_run_cells(run, fleet.now) for run in fleet.runs],
+        [_run_cells(run, fleet.now) for run in runs],
         shrink=10,
     )
+    if fleet.older and not args.all:
+        console.line("older runs that have ended: gputui ls --all", "dim")
     console.line(f"burn {say.rate(fleet.burn)} · {_accounts(fleet.accounts)}", "dim")
     return OK
+
+
+def _older(client: Client, fleet: wire.Runs) -> list[wire.RunRow]:
+    """The ended runs that are not in the snapshot, newest first."""
+    known = {run.id for run in fleet.runs}
+    found: list[wire.RunRow] = []
+    before: float | None = fleet.now + 86_400
+    while before is not None:
+        page = call(client, "runs.ended", wire.EndedQuery(before=before, limit=500), wire.Ended)
+        found += [run for run in page.runs if run.id not in known]
+        before = page.next
+    return found
 
 
 def _run_cells(run: wire.RunRow, now: float) -> list[Cell]:
@@ -196,6 +216,108 @@ def why(args: argparse.Namespace, console: Console) -> int:
         console.line(f"  ▲ hold {hold.name}: {hold.reason}", "warn")
     console.line(f"Next: {answer.next}")
     return OK
+
+
+def holds(args: argparse.Namespace, console: Console) -> int:
+    """Every hold that stands, and how each goes alone. Status 4 when there is one."""
+    with connect() as client:
+        answer = call(client, "holds", wire.HoldsQuery(run=args.run), wire.Holds)
+    if console.json:
+        console.write_json(answer)
+    elif answer.holds:
+        cells: list[list[Cell]] = [
+            [
+                row.run,
+                (row.hold.name, "warn"),
+                row.hold.by or "",
+                say.when(row.hold.at),
+                _way_out(row),
+                row.hold.reason,
+            ]
+            for row in answer.holds
+        ]
+        console.table(("RUN", "HOLD", "BY", "SINCE", "GOES BY", "WHY"), cells, shrink=5)
+    else:
+        console.line("Nothing is held.", "dim")
+    return REFUSED if answer.holds else OK
+
+
+def _way_out(row: wire.RunHold) -> str:
+    match row.hold.removal:
+        case "release":
+            return f"gputui release {row.run} {row.hold.name}"
+        case "waive":
+            return f"gputui destroy {row.run} --waive …"
+        case "waive-all":
+            return f"gputui destroy {row.run} --waive-all"
+        case _:
+            return "itself"
+
+
+def hold(args: argparse.Namespace, console: Console) -> int:
+    """Hold a run's machine under a name."""
+    order = wire.HoldPlace(run=args.run, hold=args.name, reason=args.reason, by=_me())
+    with connect() as client:
+        call(client, "hold", order, wire.Empty)
+    if console.json:
+        console.write_json(wire.Empty())
+    else:
+        console.line(
+            f"held ({args.name}); the machine stays, and costs, until: gputui release {args.run} {args.name}",
+            "good",
+        )
+    return OK
+
+
+def pin(args: argparse.Namespace, console: Console) -> int:
+    """Hold a run's machine under the name pin."""
+    args.name = "pin"
+    return hold(args, console)
+
+
+def release(args: argparse.Namespace, console: Console) -> int:
+    """Remove one hold. Status 4 while others stand."""
+    order = wire.HoldRelease(
+        run=args.run, hold=args.hold, reason=args.reason, confirm=getattr(args, "confirm", ""), by=_me()
+    )
+    with connect(timeout=SLOW) as client:
+        report = call(client, "hold.release", order, wire.CustodyReport)
+    if console.json:
+        console.write_json(report)
+        return OK
+    console.line(f"released ({args.hold})", "good")
+    for left in report.holds:
+        console.line(f"  ▲ still held by {left.name}: {left.reason}", "warn")
+    return OK
+
+
+def unpin(args: argparse.Namespace, console: Console) -> int:
+    """Remove the pin."""
+    args.hold = "pin"
+    return release(args, console)
+
+
+def resolve(args: argparse.Namespace, console: Console) -> int:
+    """Answer for an alarm about a machine."""
+    with connect() as client:
+        call(
+            client, "alarm.resolve", wire.Resolve(label=args.label, reason=args.reason, by=_me()), wire.Empty
+        )
+    if console.json:
+        console.write_json(wire.Empty())
+    else:
+        console.line("written down; the alarm is answered", "good")
+    return OK
+
+
+def _me() -> str:
+    """Who types, for the ledger."""
+    import getpass
+
+    try:
+        return f"{getpass.getuser()} (command line)"
+    except (KeyError, OSError):
+        return "a person (command line)"
 
 
 def status(args: argparse.Namespace, console: Console) -> int:
@@ -309,13 +431,18 @@ def destroy(args: argparse.Namespace, console: Console) -> int:
         waive = list(args.waive)
         if args.waive_all:
             preview = call(client, "destroy", wire.Destroy(run=args.run, preview=True), wire.CustodyReport)
-            waive = [row.path for row in preview.unsafe]
+            # a box that has not been heard lists nothing: then everything on it is given up, whatever it is
+            unheard = preview.exposure.bytes is None
+            waive = ["*"] if unheard else [row.path for row in preview.unsafe if row.state != "waived"]
+            if waive and not console.json:
+                _print_lost(preview, console)
         order = wire.Destroy(
             run=args.run,
             preview=args.preview,
             waive=waive,
             confirm=args.confirm if waive else "",
             reason=args.reason if waive else "",
+            by=_me(),
         )
         report = call(client, "destroy", order, wire.CustodyReport)
     if console.json:
@@ -329,6 +456,17 @@ def destroy(args: argparse.Namespace, console: Console) -> int:
 
         return follow_run(report.run, console, with_log=False, want_gone=True)
     return OK
+
+
+def _print_lost(report: wire.CustodyReport, console: Console) -> None:
+    """Every file that a waiver gives up, with its size."""
+    if report.exposure.bytes is None:
+        console.line(
+            "the box has not been heard: everything on it is given up, and nobody can name it", "warn"
+        )
+    for row in report.unsafe:
+        if row.state != "waived":
+            console.line(f"  ✗ given up: {row.path}  {say.size(row.size)}", "bad")
 
 
 def _print_custody(report: wire.CustodyReport, console: Console, *, preview: bool) -> None:

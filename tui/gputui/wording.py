@@ -126,6 +126,11 @@ def clock(when: float | None) -> str:
     return UNKNOWN if when is None else time.strftime("%H:%M:%S", time.localtime(when))
 
 
+def when(moment: float | None) -> str:
+    """A Unix time as local `2026-11-20 14:03`; nothing for none."""
+    return "" if moment is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
 def percent(share: float | None) -> str:
     """A share of 1 as `98.7%`, whole when it is whole."""
     if share is None:

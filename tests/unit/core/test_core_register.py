@@ -62,10 +62,14 @@ def test_a_second_machine_under_one_label_is_an_orphan() -> None:
     assert (orphan.instance_id, "second machine" in orphan.why) == ("78", True)
 
 
-def test_a_machine_known_by_its_id_is_ours_under_any_label() -> None:
+def test_a_number_of_ours_under_another_label_is_nobodys_and_stays_untouched() -> None:
     gone = entry(gone_at=NOW)
-    for label in (None, "renamed", "gputui-other-1-aa"):
-        assert judged(listed(label), entries=(gone,)) == [r.Back(gone, listed(label))]
+    assert judged(listed(None), entries=(gone,)) == [r.Back(gone, listed(None))]
+    for label in ("renamed", "gputui-other-1-aa"):
+        (orphan,) = judged(listed(label), entries=(gone,))
+        assert isinstance(orphan, r.Orphan)
+        assert "has the number of" in orphan.why
+        assert judged(listed(label), entries=(entry(),)) == [], "its run sees to it"
 
 
 def test_the_first_sight_of_a_machine_is_noted_once() -> None:

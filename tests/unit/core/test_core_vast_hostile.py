@@ -87,7 +87,7 @@ CALLS: dict[str, tuple[type | tuple[type, ...], Callable[[VastProvider], Awaitab
     "instances": (Listing, lambda v: v.instances()),
     "instance": ((Instance, type(None)), lambda v: v.instance("36717044")),
     "start": (type(None), lambda v: v.start("36717044")),
-    "stop": (type(None), lambda v: v.stop("36717044")),
+    "stop": (type(None), lambda v: v.stop(OnePermit())),
     "destroy": (type(None), lambda v: v.destroy(OnePermit())),
     "log": (str, lambda v: v.log("36717044")),
 }
