@@ -207,6 +207,11 @@ class Permit(ABC):
     def instance_id(self) -> str:
         """The only instance that this permit is about."""
 
+    @property
+    @abstractmethod
+    def covers_loss(self) -> bool:
+        """Whether the machine's disk may be lost by the act. A permit to stop on the ground that the disk stays does not."""
+
     @abstractmethod
     def spend(self) -> None:
         """Use the permit up. Raises PermissionError when it was used before or is too old."""

@@ -36,9 +36,11 @@ RTX = OfferQuery(gpu_names=("RTX 4090",), gpu_count=1, verified_only=False)
 
 class OnePermit(Permit):
     instance_id = ""
+    covers_loss = True
 
-    def __init__(self, instance_id: str) -> None:
+    def __init__(self, instance_id: str, *, covers_loss: bool = True) -> None:
         self.instance_id = instance_id
+        self.covers_loss = covers_loss
         self.spent = 0
 
     def spend(self) -> None:
@@ -108,7 +110,7 @@ async def test_a_pod_is_made_found_by_its_label_entered_stopped_started_and_dest
     ) as box:
         done = await box.run("echo data > $WORKSPACE/file; cat ~/.container_env")
     assert f"GPUTUI_LABEL=gputui-r-1-ab\nPUBLIC_KEY={ssh_user.public}" in str(done.stdout)
-    await provider.stop(made.instance_id)
+    await provider.stop(OnePermit(made.instance_id, covers_loss=False))
     stopped = await until(provider, made.instance_id, Power.STOPPED)
     assert (stopped.price, stopped.endpoints, stopped.wanted, stopped.trouble) == (
         None,
@@ -229,7 +231,7 @@ async def test_fields_that_are_null_mistyped_or_unknown_are_unknown(
         assert seen is not None
         assert seen.power is expected
     clean_runpod.fault("stale_runtime")
-    await provider.stop(made.instance_id)
+    await provider.stop(OnePermit(made.instance_id, covers_loss=False))
     assert (await until(provider, made.instance_id, Power.STOPPED)).endpoints == ()
 
 
@@ -238,11 +240,9 @@ async def test_a_stop_that_would_lose_the_work_needs_a_permit(
 ) -> None:
     bare = clean_runpod.make(mounts=None)["id"]
     with pytest.raises(Refused, match="would lose its disk"):
-        await provider.stop(bare)
-    with pytest.raises(Refused):
-        await provider.stop(bare, OnePermit("another"))
+        await provider.stop(OnePermit(bare, covers_loss=False))
     permit = OnePermit(bare)
-    await provider.stop(bare, permit)
+    await provider.stop(permit)
     assert permit.spent == 1
     await until(provider, bare, Power.STOPPED)
 
@@ -251,7 +251,7 @@ async def test_a_refused_start_is_refused_and_one_without_gpus_is_stopped_again(
     provider: RunpodProvider, clean_runpod: RunpodSimulator
 ) -> None:
     pod = clean_runpod.make()["id"]
-    await provider.stop(pod)
+    await provider.stop(OnePermit(pod, covers_loss=False))
     await until(provider, pod, Power.STOPPED)
     clean_runpod.fault("start_refused*1")
     with pytest.raises(Refused, match="not enough free GPUs"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpuproviders.model import Account, Instance, Listing, Power
 from gpuwatch.daemon.fleet import Fleet
+from gpuwatch.lifecycle.events import AccountSeen
 from gpuwatch.lifecycle.reconcile import stranger
 from gpuwatch.lifecycle.register import Entry
 
@@ -29,8 +30,9 @@ class TwoAccounts:
 
 async def test_another_accounts_empty_list_does_not_make_our_machine_gone() -> None:
     provider: Any = TwoAccounts()
+    known = AccountSeen(provider="vast", user="1")
     ours = Entry(label="L", run="r", provider="vast", at=0.0, sent_at=1.0, instance_id="7")
-    fleet = Fleet(provider, interval=60, stranger=lambda a: stranger(a, "1", [ours]))
+    fleet = Fleet(provider, interval=60, stranger=lambda a: stranger(a, known, [ours]))
     fleet.need()
     task = asyncio.create_task(fleet.watch())
     assert await fleet.next_listing() is not None

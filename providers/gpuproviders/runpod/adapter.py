@@ -239,18 +239,18 @@ class RunpodProvider:
                 "RunPod started the pod without GPUs; it was stopped again", provider=NAME, code="no-gpus"
             )
 
-    async def stop(self, instance_id: str, permit: Permit | None = None) -> None:
-        """Stop. A pod without a volume would lose its work: that needs a permit for it (I1)."""
+    async def stop(self, permit: Permit) -> None:
+        """Stop. A pod without a volume would lose its work: that takes a permit that covers the loss (I1)."""
+        instance_id = permit.instance_id
         body = await self._pod(instance_id)
         if body is None:
             raise Refused(f"there is no pod {instance_id}", provider=NAME, code="not-found")
-        if not parse.keeps_data(body):
-            if permit is None or permit.instance_id != instance_id:
-                raise Refused(
-                    "stopping this pod would lose its disk: it has no volume; collect its files, then destroy it",
-                    provider=NAME, code="loses-disk",
-                )  # fmt: skip
-            permit.spend()
+        if not parse.keeps_data(body) and not permit.covers_loss:
+            raise Refused(
+                "stopping this pod would lose its disk: it has no volume; collect its files, then destroy it",
+                provider=NAME, code="loses-disk",
+            )  # fmt: skip
+        permit.spend()
         if isinstance(body, dict) and body.get("status") == "EXITED":
             return
         await self._act(instance_id, "stop")

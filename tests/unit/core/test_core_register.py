@@ -188,24 +188,35 @@ def test_which_machine_an_event_is_about() -> None:
 # --- whose account it is -------------------------------------------------------------------------
 
 
+def seen(user: str | None, key_id: str | None = None) -> e.AccountSeen:
+    return e.AccountSeen(provider="vast", user=user, key_id=key_id)
+
+
 def test_another_account_counts_only_when_nothing_of_the_old_one_is_open() -> None:
     two = Account("vast", "2", None)
     assert r.stranger(two, None, [entry()]) is None, "nobody was known before"
-    assert r.stranger(two, "2", [entry()]) is None
-    assert r.stranger(two, "1", []) is None
-    assert r.stranger(two, "1", [entry(provider="runpod")]) is None
-    assert r.stranger(two, "1", [entry(sent_at=None)]) is None, "chosen, never ordered"
-    assert LABEL in (r.stranger(two, "1", [entry()]) or "")
-    assert "and 1 more" in (r.stranger(two, "1", [entry(), entry(gone_at=NOW)]) or "")
+    assert r.stranger(two, seen("2"), [entry()]) is None
+    assert r.stranger(two, seen("1"), []) is None
+    assert r.stranger(two, seen("1"), [entry(provider="runpod")]) is None
+    assert r.stranger(two, seen("1"), [entry(sent_at=None)]) is None, "chosen, never ordered"
+    assert LABEL in (r.stranger(two, seen("1"), [entry()]) or "")
+    assert "and 1 more" in (r.stranger(two, seen("1"), [entry(), entry(gone_at=NOW)]) or "")
+
+
+def test_the_same_key_is_the_same_account_and_what_cannot_be_told_is_not() -> None:
+    unnamed = Account("vast", None, None, key_id="aa")
+    assert r.stranger(unnamed, seen("1", "aa"), [entry()]) is None
+    assert r.stranger(unnamed, seen("1", "bb"), [entry()]) is not None
+    assert r.stranger(Account("vast", None, None), seen(None), [entry()]) is not None
 
 
 async def test_the_account_is_remembered_across_restarts(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     async with opened(path) as ledger:
-        await ledger.know_account("vast", "4711")
+        await ledger.know_account(seen("4711", "aa"))
     async with opened(path) as again:
-        assert again.accounts == {"vast": "4711"}
-        assert [s.event for s in await again.events()] == [e.AccountSeen(provider="vast", user="4711")]
+        assert again.accounts == {"vast": seen("4711", "aa")}
+        assert [s.event for s in await again.events()] == [seen("4711", "aa")]
 
 
 # --- on the disk ---------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ class Script:
 
 
 class OnePermit(Permit):
+    covers_loss = True
     instance_id = "77"
 
     def __init__(self) -> None:

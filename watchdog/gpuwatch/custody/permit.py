@@ -1,8 +1,8 @@
 """The permits to end a machine or to risk its disk. Only the grants below make them, and every door passes here (I1).
 
 A permit names one machine and one act. `destroy` and `recycle` always lose the disk; `stop`
-loses it where the vendor says so (`Capabilities.stop_keeps_disk`), and then it needs the same
-ground as a destroy. Holds that people placed stand before every ground, waivers included.
+loses it where the vendor says so (an ephemeral disk, a pod without a volume), and then it needs
+the same ground as a destroy. Holds that people placed stand before every ground, waivers included.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from enum import Enum
 from typing import Final
 
-from gpuproviders.model import Capabilities, Permit
+from gpuproviders.model import Permit
 from gpuwatch.custody.facts import Inventory
 from gpuwatch.custody.holds import Hold, passing, placed
 from gpuwatch.custody.rules import Assessment
@@ -38,10 +38,11 @@ class _OneUse(Permit):
 
     act: Act
 
-    def __init__(self, seal: object, *, instance_id: str, ground: str) -> None:
+    def __init__(self, seal: object, *, instance_id: str, ground: str, covers_loss: bool = True) -> None:
         if seal is not _SEAL:
             raise PermissionError("only custody makes permits")
         self._instance_id = instance_id
+        self._covers_loss = covers_loss
         self._made = _seconds()
         self._spent = False
         self.ground = ground
@@ -51,6 +52,11 @@ class _OneUse(Permit):
     def instance_id(self) -> str:
         """The only instance it is about."""
         return self._instance_id
+
+    @property
+    def covers_loss(self) -> bool:
+        """Whether the disk may be lost by the act."""
+        return self._covers_loss
 
     def spend(self) -> None:
         """Use it up. Raises PermissionError when used before or too old."""
@@ -193,8 +199,8 @@ def grant_stray(entry: Entry, run: Run, instance_id: str) -> DestroyPermit:
 
 def grant_stop(
     run: Run,
-    capabilities: Capabilities,
     *,
+    keeps_disk: bool | None,
     receipt: ReceiptRef | None = None,
     assessment: Assessment | None = None,
     inventory: Inventory | None = None,
@@ -202,21 +208,25 @@ def grant_stop(
 ) -> StopPermit:
     """A permit to stop. Where stopping keeps the disk nothing is lost by it; elsewhere it takes what a destroy takes.
 
-    That is: nothing ever ran, everything was given up, or a receipt and a last look. Raises Refusal.
+    `keeps_disk` is the vendor's fact about this machine, None when it is not known: then it counts as
+    lost. What a destroy takes: nothing ever ran, everything was given up, or a receipt and a last look.
+    Raises Refusal.
     """
     instance_id = _machine_id(run)
-    machine = run.machine
-    if capabilities.stop_keeps_disk:
-        return StopPermit(_SEAL, instance_id=instance_id, ground="stopping keeps the disk")
-    if machine is not None and machine.job_started_at is None:
+    if keeps_disk:
+        return StopPermit(_SEAL, instance_id=instance_id, ground="stopping keeps the disk", covers_loss=False)
+    ground = None
+    if run.machine is not None and run.machine.job_started_at is None:
+        ground = "no job ever ran on it"
+    elif run.given_up:
+        ground = "everything waived by a person"
+    if ground is not None:
         _unheld(run, None)
-        return StopPermit(_SEAL, instance_id=instance_id, ground="no job ever ran on it")
-    if run.given_up:
-        _unheld(run, None)
-        return StopPermit(_SEAL, instance_id=instance_id, ground="everything waived by a person")
-    if assessment is None or inventory is None:
+    elif assessment is None or inventory is None:
         raise Refusal(
             (Hold("artifacts", "stopping this machine loses its disk, and nothing proves its files"),)
         )
-    digest = _proved(run, receipt, assessment, inventory, now=now, transferring=False)
-    return StopPermit(_SEAL, instance_id=instance_id, ground=f"receipt {digest}")
+    else:
+        proof = _proved(run, receipt, assessment, inventory, now=now, transferring=False)
+        ground = f"receipt {proof}"
+    return StopPermit(_SEAL, instance_id=instance_id, ground=ground)

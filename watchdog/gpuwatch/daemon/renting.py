@@ -23,7 +23,7 @@ from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.reconcile import LABEL_PREFIX, cap_reason, caps
+from gpuwatch.lifecycle.reconcile import LABEL_PREFIX, cap_reason, caps, same_account
 from gpuwatch.lifecycle.run import Machine, Run
 from gpuwatch.spec import RunSpec
 from gpuwatch.spec.units import parse_duration
@@ -124,8 +124,16 @@ async def may_rent(ctx: Context, provider: str) -> None:
 async def introduce(ctx: Context, fleet: Fleet) -> None:
     """Write down who we are to this vendor, durably, before any machine is ordered there."""
     account = fleet.account
-    if account is not None and ctx.ledger.accounts.get(fleet.provider.name) != account.user_id:
-        await ctx.ledger.know_account(fleet.provider.name, account.user_id)
+    if account is None:
+        return
+    known = ctx.ledger.accounts.get(account.provider)
+    same = known is not None and same_account(known, account)
+    # what this answer does not say stays known, as long as it is surely the same account
+    user = account.user_id or (known.user if known is not None and same else None)
+    key_id = account.key_id or (known.key_id if known is not None and same else None)
+    seen = e.AccountSeen(provider=account.provider, user=user, key_id=key_id)
+    if seen != known:
+        await ctx.ledger.know_account(seen)
 
 
 def no_offer_reason(run: Run, spec: RunSpec, found: int) -> str:

@@ -109,7 +109,7 @@ def _describe(event: e.AnyEvent) -> str:
         case e.AlarmResolved():
             return f"the alarm about {event.label} was answered by {event.by}: {event.reason}"
         case e.AccountSeen():
-            return f"the account at {event.provider} is {event.user}"
+            return f"the account at {event.provider} is {event.user or 'the one of this key'}"
         case e.GaveUp():
             return f"waits for a person: {event.reason}"
 

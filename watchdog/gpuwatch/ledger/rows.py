@@ -61,7 +61,7 @@ _INSERT_SCRUB = "INSERT OR REPLACE INTO scrubs (run, path, at, problem) VALUES (
 _PROVED = "UPDATE copies SET proved_at = ? WHERE run = ? AND path = ?"
 _DELETE_SCRUB = "DELETE FROM scrubs WHERE run = ? AND path = ?"
 _INSERT_LAUNCH = "INSERT INTO launches (key, run) VALUES (?, ?)"
-_INSERT_ACCOUNT = "INSERT OR REPLACE INTO accounts (provider, user, at) VALUES (?, ?, ?)"
+_INSERT_ACCOUNT = "INSERT OR REPLACE INTO accounts (provider, user, key_id, at) VALUES (?, ?, ?, ?)"
 
 
 def event_row(seq: int, at: float, run: str | None, event: e.Event) -> Statement:
@@ -115,9 +115,9 @@ def entry_row(entry: Entry, *, new: bool) -> Statement:
     return (_INSERT_ENTRY if new else _UPDATE_ENTRY, values)
 
 
-def account_row(provider: str, user: str, at: float) -> Statement:
+def account_row(event: e.AccountSeen, at: float) -> Statement:
     """Who we are to a vendor."""
-    return (_INSERT_ACCOUNT, (provider, user, at))
+    return (_INSERT_ACCOUNT, (event.provider, event.user, event.key_id, at))
 
 
 def run_of(row: Sequence[Any]) -> Run:

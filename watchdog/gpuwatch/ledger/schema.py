@@ -94,7 +94,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             listed_at = CASE WHEN instance_id IS NULL THEN NULL ELSE at END""",
         "CREATE INDEX labels_open ON labels (label) WHERE buried_at IS NULL OR alarm IS NOT NULL",
         # who we are to each vendor
-        "CREATE TABLE accounts (provider TEXT PRIMARY KEY, user TEXT NOT NULL, at REAL NOT NULL) STRICT, WITHOUT ROWID",
+        "CREATE TABLE accounts (provider TEXT PRIMARY KEY, user TEXT, key_id TEXT, at REAL NOT NULL) STRICT, WITHOUT ROWID",
         # when each copy was last proved, so that the longest unread are found without reading all
         "ALTER TABLE copies ADD COLUMN proved_at REAL",
         """UPDATE copies SET proved_at = COALESCE(

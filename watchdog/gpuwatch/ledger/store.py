@@ -76,8 +76,8 @@ class Ledger:
         """By id: every run that is not over, and the newest that are."""
         self.register: dict[str, Entry] = {}
         """By label: machines that exist or may exist, are checked after their end, or stand in an alarm."""
-        self.accounts: dict[str, str] = {}
-        """Provider → the vendor's id of the account that our machines are of."""
+        self.accounts: dict[str, e.AccountSeen] = {}
+        """Provider → the account that our machines are of."""
         self.forgotten: list[Callable[[str], None]] = []
         """Called with the id of each run that leaves the memory."""
         self._launches: dict[str, str] = {}
@@ -176,17 +176,13 @@ class Ledger:
         line = rows.event_row(self._seq, at, entry.run, event)
         await self._durable([line], self._enter(event.label, event, at))
 
-    async def know_account(self, provider: str, user: str) -> None:
-        """From here on we are `user` to this provider; durable on return."""
+    async def know_account(self, seen: e.AccountSeen) -> None:
+        """From here on this is who we are to the provider; durable on return."""
         at = self._now()
-        event = e.storable(e.AccountSeen(provider=provider, user=user))
-        self.accounts[provider] = event.user
+        event = e.storable(seen)
+        self.accounts[event.provider] = event
         self._seq += 1
-        statements = [
-            rows.event_row(self._seq, at, None, event),
-            rows.account_row(provider, event.user, at),
-        ]
-        await self._durable(statements)
+        await self._durable([rows.event_row(self._seq, at, None, event), rows.account_row(event, at)])
 
     def _enter(self, label: str, event: e.AnyEvent, at: float) -> dict[str, Statement]:
         """What the event makes of the machine's entry, in memory; the row to write, if it changes."""
@@ -443,8 +439,9 @@ class Ledger:
                     self._note(scrub)
         async with run(rows.OPEN_ENTRIES) as cursor:
             self.register = {entry.label: entry async for entry in _entries(cursor)}
-        async with run("SELECT provider, user FROM accounts") as cursor:
-            self.accounts = {row[0]: row[1] async for row in cursor}
+        async with run("SELECT provider, user, key_id FROM accounts") as cursor:
+            async for row in cursor:
+                self.accounts[row[0]] = e.AccountSeen(provider=row[0], user=row[1], key_id=row[2])
 
 
 async def _entries(cursor: aiosqlite.Cursor) -> Any:

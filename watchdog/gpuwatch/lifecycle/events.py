@@ -344,10 +344,14 @@ class AlarmResolved(Event, frozen=True, kw_only=True, tag="alarm-resolved"):
 
 
 class AccountSeen(Event, frozen=True, kw_only=True, tag="account-seen"):
-    """From here on `user` is who we are to this provider: only that account's listings speak of our machines."""
+    """From here on this is who we are to the provider: only that account's listings speak of our machines.
+
+    `user` is the vendor's id, None while it does not say; `key_id` a fingerprint of the key.
+    """
 
     provider: str
-    user: str
+    user: str | None
+    key_id: str | None = None
 
 
 RegisterEvent: TypeAlias = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gpuproviders.model import Account, Instance
 from gpuwatch.clean import clean
+from gpuwatch.lifecycle.events import AccountSeen
 from gpuwatch.lifecycle.register import Alarm, Entry
 
 LABEL_PREFIX = "gputui-"
@@ -173,18 +174,24 @@ def alarm_of(entry: Entry) -> str | None:
             return None
 
 
-def stranger(account: Account, known: str | None, entries: Iterable[Entry]) -> str | None:
+def same_account(known: AccountSeen, account: Account) -> bool:
+    """Whether the account is surely the known one."""
+    return account.same_as(Account(known.provider, known.user, None, key_id=known.key_id))
+
+
+def stranger(account: Account, known: AccountSeen | None, entries: Iterable[Entry]) -> str | None:
     """Why listings of this account say nothing about our machines; None when they do (I3).
 
     Another account than the one known is taken as ours only when nothing of the old one is open.
     """
-    if known is None or known == account.user_id:
+    if known is None or same_account(known, account):
         return None
     ours = [e for e in entries if e.provider == account.provider and e.sent_at is not None]
     if not ours:
         return None
+    other = clean(account.user_id, 60) if account.user_id is not None else "the vendor does not say which"
     return (
-        f"the key belongs to another account ({clean(account.user_id, 60)}) than the one our machines are of ({known}): "
+        f"the key belongs to another account ({other}) than the one our machines are of ({known.user or 'known by its key'}): "
         f"nothing it lists counts for {ours[0].label}{f' and {len(ours) - 1} more' if len(ours) > 1 else ''}. "
-        f"Put the key of account {known} back; a machine that is over is checked for an hour after its end"
+        "Put that account's key back; a machine that is over is checked for an hour after its end"
     )
