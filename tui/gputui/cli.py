@@ -142,6 +142,17 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb("status", "the daemon, its accounts and its alarms")
 
+    record = verb("record", "write down what the daemon says, redacted, for a bug report", json=False)
+    record.add_argument("file", metavar="FILE", help="a new file (lines of JSON)")
+    record.add_argument("--seconds", type=_positive, metavar="N", help="end by itself after that time")
+    record.add_argument("--no-logs", action="store_true", help="leave the jobs' logs out")
+
+    replay = verb("replay", "play a recording in the app", json=False)
+    replay.add_argument("file", metavar="FILE", help="made by `gputui record`")
+    replay.add_argument(
+        "--speed", type=_speed, default=1.0, metavar="X", help="times as fast; 0 is all at once (1)"
+    )
+
     completion = verb("completion", "print a shell completion script", json=False)
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
 
@@ -216,6 +227,16 @@ def _usd(text: str) -> int:
     if amount is None or amount <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no amount of dollars; try 2.50")
     return amount
+
+
+def _speed(text: str) -> float:
+    try:
+        value = float(text.removesuffix("x"))
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no speed; try 4")
+    return value
 
 
 def _share(text: str) -> float:

@@ -508,6 +508,20 @@ def _print_event(event: wire.EventRow, console: Console) -> None:
     console.line(f"{say.clock(event.time)}  {event.kind:<18} {event.text}")
 
 
+def record(args: argparse.Namespace, console: Console) -> int:
+    """Write a recording."""
+    from gputui.replay.commands import record as go
+
+    return go(args, console)
+
+
+def replay(args: argparse.Namespace, console: Console) -> int:
+    """Play a recording."""
+    from gputui.replay.commands import replay as go
+
+    return go(args, console)
+
+
 def completion(args: argparse.Namespace, console: Console) -> int:
     """Print a completion script for one shell."""
     from gputui.cli import build_parser

@@ -78,7 +78,7 @@ def _link_piece(fleet: Fleet, now: float) -> Piece:
     if status is LinkStatus.UP:
         if fleet.stale(now):
             return (f"△ {say.duration(age)} old", "warn")
-        return ("● live", "good")
+        return ("▶ replay", "busy") if fleet.link.version.endswith("(replay)") else ("● live", "good")
     if status is LinkStatus.CONNECTING:
         return ("◌ connecting", "busy")
     if status is LinkStatus.STARTING:
