@@ -63,7 +63,7 @@ destroy-sent      . . d d d d d d = d . .
 destroy-accepted  . . . . . . . . = . . .
 destroy-failed    . . . . . . . . = . . .
 dud-gone          . . . . . . . . q . . .
-gone              G . . . . . . . G G . .
+gone              G G . . . . . . G G . .
 lost              . . L L L L L L L L . .
 returned          . . . . . . . . . . d R
 gave-up           f f f f . . f . . . . .
@@ -154,7 +154,7 @@ def test_a_machine_that_is_known_is_not_overwritten_or_forgotten(name: str) -> N
             evolve(failed, late, NOW)
 
 
-@pytest.mark.parametrize("state", [State.REQUESTED, State.FAILED, State.DESTROYING])
+@pytest.mark.parametrize("state", [State.REQUESTED, State.RENTING, State.FAILED, State.DESTROYING])
 @pytest.mark.parametrize("name", ["sent", "unknown", "rented", "worked"])
 def test_a_machine_that_may_exist_is_gone_only_after_an_accepted_destroy(state: State, name: str) -> None:
     with pytest.raises(Impossible):

@@ -182,7 +182,8 @@ def assess(
         holds.extend(Hold("inventory", problem) for problem in inventory.problems)
     holds.extend(_missing(spec, promised, waived_names, job_succeeded=job_succeeded))
     # a waiver of some file says nothing about a box that suddenly has none: each pattern must be given up
-    emptiness_waived = waived_names.issuperset(promised_globs(spec)) and bool(waived_names)
+    globs = promised_globs(spec)
+    emptiness_waived = bool(globs) and waived_names.issuperset(globs)
     if not promised and not spec.no_artifacts and not holds and not emptiness_waived:
         holds.append(
             Hold("empty", 'nothing that was promised exists; say artifacts = "none" if that is meant')

@@ -112,8 +112,10 @@ def _decide(run: Run, spec: RunSpec) -> Step:
         case S.REQUESTED:
             return EndWithoutMachine() if ending else FindOffer()
         case S.RENTING:
+            if machine is not None and machine.create is Phase.NONE:
+                return EndWithoutMachine() if ending else CreateMachine()
             # once it may have been sent, only reconciling by label tells (I2)
-            return CreateMachine() if machine is not None and machine.create is Phase.NONE else FindByLabel()
+            return FindByLabel()
         case S.BOOTING:
             return Destroy() if ending else Boot()
         case S.PREPARING:

@@ -63,7 +63,7 @@ ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
     e.DestroySent: _to(S.DESTROYING, S.BOOTING, S.PREPARING, *_WITH_BOX, S.DESTROYING),
     e.DestroyAccepted: _stay(S.DESTROYING),
     e.DestroyFailed: _stay(S.DESTROYING),
-    e.Gone: _to(S.GONE, S.DESTROYING, S.REQUESTED, S.FAILED),
+    e.Gone: _to(S.GONE, S.DESTROYING, S.REQUESTED, S.RENTING, S.FAILED),
     e.DudGone: _to(S.REQUESTED, S.DESTROYING),
     e.Lost: _to(S.LOST, *_LIVE),
     # both only for a machine on which a job ran: it ends through custody, or goes on
