@@ -48,7 +48,18 @@ def test_a_profile_has_the_size_of_its_name_and_the_estimate_is_exact(name: str)
 
 
 def test_every_profile_is_known_and_ordered() -> None:
-    assert profile_names() == ["nano", *SIZES]
+    assert profile_names() == ["nano", *SIZES, "miras-s", "miras-m", "miras-l"]
+
+
+@pytest.mark.parametrize("name", ["miras-s", "miras-m", "miras-l"])
+def test_the_sizes_of_field_note_2_are_there_and_counted(name: str) -> None:
+    config = profile(name)
+    with torch.device("meta"):
+        real = GPT(config.model)
+    assert count_parameters(config.model).total == sum(p.numel() for p in real.parameters())
+    shape = {"miras-s": (768, 12), "miras-m": (1024, 24), "miras-l": (1536, 24)}
+    assert (config.model.width, config.model.layers) == shape[name]
+    assert largest_batch(config, find_gpu("H100").memory_bytes) >= config.train.batch_size
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
@@ -61,9 +72,20 @@ def test_the_size_of_a_checkpoint_is_computed(
     assert 0 <= saved["bytes"] - checkpoint_bytes(config) <= CHECKPOINT_OVERHEAD
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"kv_heads": 2}, {"mlp": "relu2"}, {"qk_norm": True}, {"width": 256, "heads": 4}]
-)
+CHANGES: list[dict[str, object]] = [
+    {},
+    {"kv_heads": 2},
+    {"mlp": "relu2"},
+    {"qk_norm": True},
+    {"width": 256, "heads": 4},
+    {"residual": "mhc"},
+    {"residual": "mhc", "mhc_streams": 2, "mhc_iterations": 5},
+    *({"mixer": r, "memory": m} for r in ("moneta", "yaad", "memora") for m in ("matrix", "mlp")),
+    {"mixer": "moneta", "memory_chunk": 16, "memory_detach": 0, "width": 256},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES)
 def test_the_activations_of_a_block_are_what_autograd_saves(
     changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,14 +94,13 @@ def test_the_activations_of_a_block_are_what_autograd_saves(
     model = dataclasses.replace(base, **changes)  # type: ignore[arg-type]
     gpt = GPT(model)
     gpt.initialise(0)
-    inputs = torch.randn(4, 64, model.width, requires_grad=True)
+    inputs = gpt.residual.enter(torch.randn(4, 64, model.width, requires_grad=True), model)
     seen: dict[int, torch.Tensor] = {}
     parameters = {p.data_ptr() for p in gpt.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        # Casts of weights and the rotation table have no dimension that goes with the tokens.
-        by_token = tensor.shape[0] in (4, 256, 4 * 64)
-        if by_token and tensor.data_ptr() not in parameters:
+        # What is smaller than the tokens does not grow with them.
+        if tensor.numel() >= 256 and tensor.data_ptr() not in parameters:
             seen[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 

@@ -39,13 +39,31 @@ class ModelConfig:
     vocab: int = 0
     """Token ids the model knows; 0 means those of the data. Padded to a multiple of 64."""
     mixer: str = "attention"
+    """attention, or a memory that learns while it reads: moneta, yaad, memora."""
     residual: str = "plain"
+    """plain, or mhc: manifold-constrained hyper-connections."""
     mlp: str = "swiglu"
     qk_norm: bool = False
     tied: bool = True
     dropout: float = 0.0
     rope_base: float = 10_000.0
     norm_eps: float = 1e-5
+    mhc_streams: int = 4
+    """Copies of the residual stream under mhc (the paper's n)."""
+    mhc_alpha: float = 0.01
+    """Start of the gates that let the maps depend on the tokens."""
+    mhc_iterations: int = 20
+    """Sinkhorn rounds that make the mixing matrix doubly stochastic."""
+    memory: str = "matrix"
+    """What moneta, yaad and memora train per head: a matrix, or an mlp of two layers."""
+    memory_p: float = 3.0
+    """Norm of the error that moneta punishes."""
+    memory_q: float = 4.0
+    """Norm of the weights that moneta holds down."""
+    memory_chunk: int = 64
+    """Tokens whose gradients are taken at the same weights; changes the function that is learned."""
+    memory_detach: int = 256
+    """Gradients do not flow back over multiples of so many tokens; 0 means they always do."""
 
 
 @dataclass(frozen=True)
@@ -248,8 +266,9 @@ FIELD_TYPES: Mapping[str, object] = types.MappingProxyType(_field_types())
 
 CHOICES: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
     {
-        "model.mixer": ("attention",),
-        "model.residual": ("plain",),
+        "model.mixer": ("attention", "moneta", "yaad", "memora"),
+        "model.residual": ("plain", "mhc"),
+        "model.memory": ("matrix", "mlp"),
         "model.mlp": ("swiglu", "relu2"),
         "optim.name": ("adamw", "muon"),
         "optim.schedule": ("cosine", "wsd", "constant"),
@@ -297,7 +316,8 @@ def profile_names() -> list[str]:
     """Profiles that ship with gputrain, smallest first."""
     names = [path.stem for path in PROFILE_DIR.glob("*.toml")]
     size = {"k": 1e3, "m": 1e6, "b": 1e9}
-    return sorted(names, key=lambda n: float(n[:-1]) * size[n[-1]] if n[0].isdigit() else 0.0)
+    letters = {"miras-s": 2e12, "miras-m": 3e12, "miras-l": 4e12}
+    return sorted(names, key=lambda n: float(n[:-1]) * size[n[-1]] if n[0].isdigit() else letters.get(n, 0.0))
 
 
 def profile_layer(name: str) -> Layer:
@@ -396,6 +416,12 @@ def _check(config: Config) -> None:
     if model.kv_heads and model.heads % model.kv_heads:
         raise ConfigError(
             f"model.heads ({model.heads}) must be a multiple of model.kv_heads ({model.kv_heads})."
+        )
+    if model.memory_chunk < 1 or model.mhc_streams < 1 or model.mhc_iterations < 1:
+        raise ConfigError("model.memory_chunk, mhc_streams and mhc_iterations must be at least 1.")
+    if model.memory_detach % model.memory_chunk:
+        raise ConfigError(
+            f"model.memory_detach ({model.memory_detach}) must be a multiple of model.memory_chunk ({model.memory_chunk})."
         )
     if model.dropout >= 1 or config.data.val_fraction >= 1:
         raise ConfigError("model.dropout and data.val_fraction must be below 1.")

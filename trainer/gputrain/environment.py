@@ -32,10 +32,14 @@ SETTINGS: Mapping[str, str] = {
     "CKPT_MILESTONE_EVERY_SECONDS": "checkpoint.milestone_seconds",
     "CKPT_KEEP_LAST": "checkpoint.keep_last",
     "CKPT_KEEP_MILESTONES": "checkpoint.keep_milestones",
+    "MHC_N": "model.mhc_streams",
+    "MHC_SINKHORN_ITERS": "model.mhc_iterations",
     "WANDB_PROJECT": "watch.wandb_project",
     "WANDB_ENTITY": "watch.wandb_entity",
 }
 """Variables that are a setting by another name."""
+
+FIXED = ("EXPERIMENTAL_MHC", "MHC_MODE", "MHC_SINKHORN")
 
 PREFIX = "GPUTRAIN_"
 """``GPUTRAIN_OPTIM__LR=1e-3`` sets ``optim.lr``: every setting has such a name."""
@@ -63,6 +67,8 @@ def environment_layers(environment: Mapping[str, str]) -> list[Layer]:
             continue
         if name in SETTINGS:
             layers.append(Layer(f"${name}", {SETTINGS[name]: value}))
+        elif name in FIXED:
+            layers += _fixed(name, value)
         elif name == "USE_COMPILE":
             layers.append(Layer("$USE_COMPILE", {"system.compile": "on" if _flag(name, value) else "off"}))
         elif name == "WANDB_MODE" and value in ("online", "offline", "disabled"):
@@ -71,6 +77,22 @@ def environment_layers(environment: Mapping[str, str]) -> list[Layer]:
             key = name.removeprefix(PREFIX).lower().replace("__", ".", 1)
             layers.append(Layer(f"${name}", {key: value}))
     return layers
+
+
+def _fixed(name: str, value: str) -> list[Layer]:
+    """Note 1's switches of hyper-connections, of which only the values of the paper are offered."""
+    if name == "EXPERIMENTAL_MHC":
+        return [Layer("$EXPERIMENTAL_MHC", {"model.residual": "mhc" if _flag(name, value) else "plain"})]
+    if name == "MHC_MODE" and value != "mhc":
+        raise ConfigError(
+            f"$MHC_MODE can only be mhc, not {value!r}. For plain residuals unset EXPERIMENTAL_MHC."
+        )
+    if name == "MHC_SINKHORN" and not _flag(name, value):
+        raise ConfigError(
+            "$MHC_SINKHORN=0 would leave the mixing matrix unconstrained, which is what mHC exists to prevent. "
+            "Unset it; $MHC_SINKHORN_ITERS sets the rounds."
+        )
+    return []
 
 
 def _flag(name: str, value: str) -> bool:

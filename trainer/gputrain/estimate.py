@@ -6,7 +6,7 @@ The tests hold them against the real model.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gputrain.config import Config, ModelConfig
 
@@ -36,35 +36,65 @@ class Size:
     head: int
     """0 when tied."""
     matrices: int
-    """In the blocks."""
-    gains: int
+    """In the blocks: what Muon takes."""
+    rest: int
+    """Gains, biases, short convolutions, rates, starts of memories."""
+    connections: int
+    """Maps of hyper-connections."""
 
     @property
     def total(self) -> int:
         """All parameters."""
-        return self.embedding + self.head + self.matrices + self.gains
+        return self.embedding + self.head + self.matrices + self.rest + self.connections
+
+
+MEMORY_RANK, MEMORY_KERNEL = 32, 4
 
 
 def count_parameters(model: ModelConfig) -> Size:
-    """The parameters of an attention model with plain residuals."""
-    width, hidden = model.width, ffn_width(model)
-    kv_width = (model.kv_heads or model.heads) * (width // model.heads)
-    mlp = width * hidden * (3 if model.mlp == "swiglu" else 2)
-    block = 2 * width * width + 2 * width * kv_width + mlp
-    gains = 2 * width + (2 * (width // model.heads) if model.qk_norm else 0)
+    """The parameters of a model, exactly."""
+    width, hidden, heads = model.width, ffn_width(model), model.heads
+    dim = width // heads
+    kv_width = (model.kv_heads or heads) * dim
+    block, rest = width * hidden * (3 if model.mlp == "swiglu" else 2), 2 * width
+    if model.mixer == "attention":
+        block += 2 * width * width + 2 * width * kv_width
+        rest += 2 * dim if model.qk_norm else 0
+    else:
+        block += 5 * width * width
+        rates = MEMORY_RANK * (width + 3 * heads) + 3 * heads
+        starts = heads * dim * dim * (1 if model.memory == "matrix" else 8)
+        rest += 3 * MEMORY_KERNEL * width + rates + starts + dim
+    n = model.mhc_streams
+    maps = 2 * n + n * n if model.residual == "mhc" else 0
+    rest += 2 * (maps + 3) if maps else 0
     table = padded_vocab(model) * width
-    return Size(table, 0 if model.tied else table, model.layers * block, model.layers * gains + width)
+    layers = model.layers
+    return Size(
+        embedding=table,
+        head=0 if model.tied else table,
+        matrices=layers * block,
+        rest=layers * rest + width,
+        connections=layers * 2 * maps * n * width,
+    )
 
 
 def flops_per_token(model: ModelConfig) -> float:
     """Operations of forward and backward for one token (Chowdhery et al. 2022, PaLM, appendix B).
 
     6 for every parameter that takes part in a matrix product, 12 · layers · width · context for
-    attention; looking up an embedding is free.
+    attention; looking up an embedding is free. A memory costs its products with every token and, within
+    a chunk, those of every token with every earlier one; both three times.
     """
-    size = count_parameters(model)
-    multiplied = size.matrices + (size.embedding if model.tied else size.head)
-    return 6.0 * multiplied + 12.0 * model.layers * model.width * model.context
+    size, dim, chunk = count_parameters(model), model.width // model.heads, model.memory_chunk
+    multiplied = size.matrices + size.connections + (size.embedding if model.tied else size.head)
+    if model.mixer == "attention":
+        mixing = 12.0 * model.context
+    elif model.memory == "matrix":
+        mixing = 3.0 * (6 * dim + 4 * chunk)
+    else:
+        mixing = 3.0 * (56 * dim + 20 * chunk)
+    return 6.0 * multiplied + mixing * model.layers * model.width
 
 
 def optimiser_floats(config: Config) -> int:
@@ -88,12 +118,38 @@ def block_activation_bytes(model: ModelConfig, item: int) -> float:
     attention's output, the MLP's inner values.
     """
     width, hidden = model.width, ffn_width(model)
+    if model.residual == "mhc":
+        plain = replace(model, residual="plain")
+        return block_activation_bytes(plain, item) + 2 * _connection_bytes(model, item)
     kv_width = (model.kv_heads or model.heads) * (width // model.heads)
     norms = 4 * width * item + 2 * 4
+    inner = (4 if model.mlp == "swiglu" else 2) * hidden * item
+    if model.mixer != "attention":
+        return norms + _memory_bytes(model, item) + inner
     attention = (2 * width + 2 * kv_width) * item + model.heads * 4
     normed_heads = (width + kv_width) * item + (model.heads + kv_width * model.heads // width) * 4
-    inner = (4 if model.mlp == "swiglu" else 2) * hidden * item
     return norms + attention + (normed_heads if model.qk_norm else 0) + inner
+
+
+def _connection_bytes(model: ModelConfig, item: int) -> float:
+    """What one hyper-connection keeps for a token: streams, branch, and every round of Sinkhorn."""
+    n, width = model.mhc_streams, model.width
+    return (n + 2) * width * item + model.mhc_iterations * (2 * n * n + 2 * n) * 4 + 7 * (n * n + 2 * n)
+
+
+KEPT_BY_MEMORIES = {
+    ("moneta", "matrix"): (24, 4, 4), ("yaad", "matrix"): (20, 2, 4), ("memora", "matrix"): (15, 3, 0),
+    ("moneta", "mlp"): (84, 32, 8), ("yaad", "mlp"): (74, 16, 8), ("memora", "mlp"): (64, 24, 0),
+}  # fmt: skip
+"""Counted on the real model: values per channel (11 of them activations, the others float32), copies of
+the state per chunk, and values per token of the chunk."""
+
+
+def _memory_bytes(model: ModelConfig, item: int) -> float:
+    wide, copies, pairs = KEPT_BY_MEMORIES[model.mixer, model.memory]
+    dim, chunk = model.width // model.heads, model.memory_chunk
+    per_head = 4 * (copies * dim * dim / chunk + pairs * chunk)
+    return model.width * (11 * item + (wide - 11) * 4) + model.heads * per_head
 
 
 @dataclass(frozen=True)

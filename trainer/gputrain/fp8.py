@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gputrain.errors import ConfigError
-from gputrain.model import GPT, Linear
+from gputrain.layers import Linear
+from gputrain.model import GPT
 
 FORWARD = torch.float8_e4m3fn
 BACKWARD = torch.float8_e5m2

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from gputrain.config import Config
+from gputrain.config import Config, ModelConfig
 
 
 def identity(config: Config, data_sha256: str, tokens_per_step: int) -> dict[str, Any]:
@@ -22,9 +22,11 @@ def identity(config: Config, data_sha256: str, tokens_per_step: int) -> dict[str
 
 def compare_identity(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line per difference, "key: saved → now"; empty when they are the same."""
-    keys = sorted(saved.keys() | now)
+    # A checkpoint from before a setting existed was made with what is now its default.
+    before = {f"model.{key}": value for key, value in asdict(ModelConfig()).items()} | dict(saved)
+    keys = sorted(before.keys() | now)
     return [
-        f"{key}: {saved.get(key, 'absent')} → {now.get(key, 'absent')}"
+        f"{key}: {before.get(key, 'absent')} → {now.get(key, 'absent')}"
         for key in keys
-        if saved.get(key) != now.get(key)
+        if before.get(key) != now.get(key)
     ]

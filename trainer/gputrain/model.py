@@ -8,7 +8,8 @@ new one is a function in a table and not a subclass.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,30 +18,11 @@ from torch.utils.checkpoint import checkpoint
 
 from gputrain.config import ModelConfig
 from gputrain.estimate import ffn_width, padded_vocab
-from gputrain.kernels import attend, rms_norm, rotate
+from gputrain.kernels import attend, rotate
+from gputrain.layers import Linear, RMSNorm
 from gputrain.loss import chunked_cross_entropy
-
-
-class Linear(nn.Linear):
-    """A bias-free linear map whose weight is cast to the dtype of its input."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation with a gain (Zhang and Sennrich 2019)."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+from gputrain.miras import MemoryMixer
+from gputrain.residual import RESIDUALS, Residual
 
 
 def rope_table(context: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
@@ -96,21 +78,13 @@ class MLP(nn.Module):
         return out
 
 
-class PlainResidual(nn.Module):
-    """x + branch(x)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        return x + branch(x)
-
-
-MIXERS: dict[str, Callable[[ModelConfig], nn.Module]] = {"attention": Attention}
+MIXERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "attention": Attention,
+    "moneta": MemoryMixer,
+    "yaad": MemoryMixer,
+    "memora": MemoryMixer,
+}
 """Ways to mix tokens: ``mixer(x, cos, sin) -> y``, all (batch, tokens, width)."""
-
-RESIDUALS: dict[str, Callable[[ModelConfig], nn.Module]] = {"plain": PlainResidual}
-"""Ways to join a branch with the stream: ``residual(x, branch) -> x``; one per sublayer."""
 
 
 class Block(nn.Module):
@@ -141,6 +115,17 @@ class Block(nn.Module):
         return out
 
 
+@runtime_checkable
+class SelfInitialised(Protocol):
+    """A module that knows how its own parameters begin."""
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fill them."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """As of every module."""
+
+
 class GPT(nn.Module):
     """The whole model. `config.vocab` must be set; parameters are undefined until `initialise`."""
 
@@ -157,6 +142,7 @@ class GPT(nn.Module):
         """Keep only the inputs of blocks and compute the rest again in the backward pass."""
         self.embed = nn.Embedding(padded_vocab(config), config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.residual: type[Residual] = RESIDUALS[config.residual]
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = None if config.tied else Linear(config.width, padded_vocab(config))
         half = config.width // config.heads // 2
@@ -175,13 +161,19 @@ class GPT(nn.Module):
         for buffer, table in zip((self.cos, self.sin), tables, strict=True):
             buffer.copy_(table)
         generator = torch.Generator().manual_seed(seed or 0)
+        own = [m for m in self.modules() if m is not self and isinstance(m, SelfInitialised)]
+        later = {id(p) for module in own for p in module.parameters(recurse=False)}
         for name, parameter in self.named_parameters():
+            if id(parameter) in later:
+                continue
             if parameter.dim() < 2:
                 parameter.fill_(1.0)
             elif seed is not None:
                 writes = name.endswith(("mixer.o.weight", "mlp.down.weight"))
                 scale = 1 / math.sqrt(2 * config.layers) if writes else 1.0
                 parameter.normal_(std=0.02 * scale, generator=generator)
+        for module in own:
+            module.initialise(generator)
 
     @property
     def head_weight(self) -> Tensor:
@@ -191,13 +183,13 @@ class GPT(nn.Module):
     def hidden(self, tokens: Tensor) -> Tensor:
         """Normalised hidden states (batch, tokens, width) of token ids (batch, tokens)."""
         length = tokens.shape[1]
-        x = self.embed(tokens).to(self.dtype)
+        x = self.residual.enter(self.embed(tokens).to(self.dtype), self.config)
         cos, sin = self.cos[:length], self.sin[:length]
         for block in self.blocks:
             # The reentrant variant of checkpoint loses gradients behind frozen embeddings.
             again = self.recompute and self.training
             x = checkpoint(block, x, cos, sin, use_reentrant=False) if again else block(x, cos, sin)
-        out: Tensor = self.norm(x)
+        out: Tensor = self.norm(self.residual.leave(x))
         return out
 
     def logits(self, tokens: Tensor) -> Tensor:

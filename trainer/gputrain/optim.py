@@ -12,15 +12,17 @@ from gputrain.errors import ConfigError
 def build_optimisers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest.
 
-    Matrices are decayed, gains are not. Every group carries its peak rate as `peak_lr`.
+    Matrices are decayed; gains, biases and the memories' starts are not. Maps of the residual scheme are
+    no transformations of the width and stay with AdamW. Every group carries its peak rate as `peak_lr`.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    muon = [p for n, p in named if config.name == "muon" and p.dim() == 2 and "blocks." in n]
+    matrices = [n for n, p in named if p.dim() == 2 and "blocks." in n and n.endswith(".weight")]
+    muon = [p for n, p in named if config.name == "muon" and n in set(matrices)]
     taken = {id(p) for p in muon}
     rest = [p for _, p in named if id(p) not in taken]
     groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() == 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.dim() != 2], "weight_decay": 0.0},
     ]
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(

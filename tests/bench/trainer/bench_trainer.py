@@ -134,12 +134,12 @@ def bench_throughput(scratch: Path, rounds: int) -> None:
         return (time.perf_counter() - began) * 1000
 
     times: dict[str, list[float]] = {"nano": [], "fp32": [], "auto": []}
-    busy: dict[str, list[float]] = {"nano": [], "fp32": [], "auto": []}
+    worked_times: dict[str, list[float]] = {"nano": [], "fp32": [], "auto": []}
     for number in range(rounds + 3):
         for name, call in (("nano", lambda n=number: peer_step(n)), ("fp32", wide.step), ("auto", ours.step)):
             before = time.process_time()
             times[name].append(call())
-            busy[name].append((time.process_time() - before) * 1000)
+            worked_times[name].append((time.process_time() - before) * 1000)
     dtype = str(ours.trainer.built.dtype).removeprefix("torch.")
     wide.close()
     ours.close()
@@ -147,7 +147,7 @@ def bench_throughput(scratch: Path, rounds: int) -> None:
     print(
         f"# ms per step of 2048 tokens: nanoGPT {median['nano']:.0f}, ours fp32 {median['fp32']:.0f}, {dtype} {median['auto']:.0f}"
     )
-    worked = {name: min(values[3:]) for name, values in busy.items()}
+    worked = {name: min(values[3:]) for name, values in worked_times.items()}
     # With one thread this hardly depends on what else the machine does; with more, waiting threads spin.
     print(
         f"# processor time: nanoGPT {worked['nano']:.0f} ms, ours fp32 {worked['nano'] / worked['fp32']:.2f} x, "
@@ -296,10 +296,56 @@ def bench_head() -> None:
     row("loss head, peak memory against plain", ours / plain, 0.2, at_least=False)
 
 
+def bench_residual(scratch: Path, rounds: int) -> None:
+    """A training step with hyper-connections against the plain one, default dtype."""
+    plain = open_session(scratch / "plain")
+    connected = open_session(scratch / "mhc", model__residual="mhc")
+    times: dict[str, list[float]] = {"plain": [], "mhc": []}
+    for _ in range(rounds + 2):
+        times["plain"].append(busy(plain.step))
+        times["mhc"].append(busy(connected.step))
+    plain.close()
+    connected.close()
+    best = {name: min(values[2:]) for name, values in times.items()}
+    print(
+        f"# processor time per step: plain {best['plain'] * 1e3:.0f} ms, mHC n=4 {best['mhc'] * 1e3:.0f} ms"
+    )
+    row("step with mHC n=4, against plain residuals", best["mhc"] / best["plain"], 1.35, at_least=False)
+
+
+def busy(call: Callable[[], object]) -> float:
+    """Processor seconds of a call."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def bench_memory(rounds: int) -> None:
+    """MONETA in chunks against the loop over tokens, forward and backward: batch 4, 512 tokens, width 64."""
+    from gputrain.miras import Rule, scan
+
+    q, k, v = torch.nn.functional.normalize(torch.randn(3, 4, 1, 512, 64), dim=-1).requires_grad_().unbind(0)
+    rate, keep = torch.full((4, 1, 512), 0.1), torch.full((4, 1, 512), -0.02)
+    start = torch.eye(64).expand(4, 1, 64, 64)
+
+    def read(chunk: int) -> None:
+        answer, _ = scan(Rule("moneta"), (start,), q, k, v, rate, keep, rate, chunk=chunk)
+        answer.square().mean().backward(retain_graph=True)
+
+    times = {
+        chunk: min(busy(lambda c=chunk: read(c)) for _ in range(max(3, rounds // 2))) for chunk in (1, 16, 64)
+    }
+    shown = ", ".join(f"chunks of {chunk} {4 * 512 / seconds:,.0f}" for chunk, seconds in times.items())
+    print(f"# MONETA, tokens per second of processor time: {shown}")
+    row("MONETA in chunks of 64, against token by token", times[1] / times[64], 10, at_least=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (default 9)")
-    parser.add_argument("--only", choices=["throughput", "save", "head"], help="one benchmark")
+    parser.add_argument(
+        "--only", choices=["throughput", "save", "head", "mhc", "moneta"], help="one benchmark"
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -313,6 +359,10 @@ def main() -> int:
             bench_save(Path(scratch), args.rounds)
         if args.only in (None, "head"):
             bench_head()
+        if args.only in (None, "mhc"):
+            bench_residual(Path(scratch), args.rounds)
+        if args.only in (None, "moneta"):
+            bench_memory(args.rounds)
     return 1 if MISSED else 0
 
 
