@@ -135,6 +135,10 @@ def build_parser() -> argparse.ArgumentParser:
     resolve.add_argument("label", metavar="LABEL", help="the machine's label, from the alarm")
     resolve.add_argument("--reason", required=True, metavar="TEXT", help="what you found; kept in the ledger")
 
+    mirror = verb("mirror", "how far the copies behind rclone are")
+    mirror.add_argument("action", choices=("status",), help="status: every run on every remote of its spec")
+    mirror.add_argument("run", metavar="RUN", nargs="?", help="name, id or start of the id")
+
     events = verb("events", "the timeline of one run, or of all")
     events.add_argument("run", metavar="RUN", nargs="?", help="name, id or start of the id")
     events.add_argument("--follow", "-f", action="store_true", help="go on as things happen")

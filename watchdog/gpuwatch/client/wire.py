@@ -297,6 +297,42 @@ class SeriesOf(Struct, frozen=True, kw_only=True):
     series: list[Series]
 
 
+class MirrorQuery(Struct, frozen=True, kw_only=True):
+    """How far mirrors are, of one run or of all that have any."""
+
+    run: str | None = None
+
+
+class MirrorRow(Struct, frozen=True, kw_only=True):
+    """One run on one remote: what stands verified there, and what does not. None is unknown: never compared."""
+
+    run: str
+    remote: str
+    required: bool
+    """The machine is not destroyed before this remote has everything."""
+    files: int
+    bytes: int
+    behind_files: int | None
+    behind_bytes: int | None
+    behind_seconds: float | None
+    """How long something has not been verified there."""
+    latest: int | None
+    """Step that the remote's `latest.json` names, as far as this daemon wrote it."""
+    problem: str | None
+    refused: list[str]
+    """Files that cannot go there, each with the reason."""
+    done: int | None
+    total: int | None
+    rate: float | None
+    """Bytes, and bytes per second, of the copy under way."""
+
+
+class MirrorStatus(Struct, frozen=True, kw_only=True):
+    """All mirrors."""
+
+    mirrors: list[MirrorRow]
+
+
 class Problem(Struct, frozen=True, kw_only=True):
     """One thing wrong with a run spec: where, what was found, what was expected."""
 
@@ -629,6 +665,7 @@ METHODS: dict[str, tuple[type[Struct], type[Struct]]] = {
     "alarm.resolve": (Resolve, Empty),
     "log.read": (LogRead, LogChunk),
     "telemetry.history": (SeriesRead, SeriesOf),
+    "mirror.status": (MirrorQuery, MirrorStatus),
     "events": (EventsRead, Events),
     "subscribe": (Subscribe, Subscribed),
     "unsubscribe": (Unsubscribe, Empty),

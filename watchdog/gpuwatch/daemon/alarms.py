@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from gpuwatch.clean import clean
 from gpuwatch.daemon import scrubbing, telemetry, words
+from gpuwatch.daemon import standing as mirrors
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.live import Live
 from gpuwatch.daemon.reconciling import Reconciler
@@ -48,4 +49,5 @@ def _alarms(
     for fleet in ctx.fleets.values():
         if fleet.failure is not None and fleet.failure.code == "stranger":
             yield f"{fleet.provider.name}: {fleet.problem}"
+    yield from mirrors.alarms(ctx)
     yield from scrubbing.alarms(ctx.ledger)

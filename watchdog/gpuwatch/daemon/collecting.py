@@ -20,6 +20,7 @@ from gpuwatch.custody.rules import Assessment, assess, is_safe, promised_globs, 
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
+from gpuwatch.daemon.standing import MirrorBehind, demand_required
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import target
 from gpuwatch.lifecycle.run import Run
@@ -135,7 +136,7 @@ async def collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
             await _collect(ctx, ctx.ledger.runs[run.id], spec, link, live, patient=loop.time() < deadline)
             live.say(None)
             return
-        except (BoxError, VaultUnusable) as error:
+        except (BoxError, VaultUnusable, MirrorBehind) as error:
             # a full or missing vault, a broken connection: nothing is lost, it is tried again
             if live.trouble != str(error):
                 live.say(str(error))
@@ -164,6 +165,8 @@ async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
             f"files keep changing while they are collected: {'; '.join(reasons[:2]) or 'new versions appear'}"
         )
     log_copy = await _collect_log(ctx, run, sentinel, inventory, live)
+    if not verdict.holds:
+        demand_required(ctx, run, spec, [*verdict.safe, *log_copy])
     if verdict.holds:
         holds = [str(h) for h in verdict.holds] + [f"transfer: {r}" for r in reasons[:5]]
         await ctx.ledger.append(run.id, e.CollectBlocked(holds=holds))

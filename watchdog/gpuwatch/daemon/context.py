@@ -17,6 +17,7 @@ from gpuwatch.vault.layout import Vault
 
 if TYPE_CHECKING:
     from gpuwatch.daemon.fleet import Fleet
+    from gpuwatch.daemon.standing import Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,3 +39,5 @@ class Context:
     now: Callable[[], float] = time.time
     specs: dict[str, RunSpec] = field(default_factory=dict)
     """Run id → its checked spec, parsed once."""
+    mirrored: dict[tuple[str, str], Standing] = field(default_factory=dict)
+    """(run id, remote) → what is known to stand there; absent until it was compared."""

@@ -45,7 +45,7 @@ async def watch_idleness(
                 track, asked = Track(Limits(ssh_quiet=spec.idle.ssh_quiet)), False
             track.observe(look_of(report, run, live, ctx.now()))
             verdict = judge(track.quiet, ctx.now(), spec.idle.after, alive=report.job.phase == "running")
-            live.idle = due(spec.idle, verdict, held=is_held(run), can_stop=False)
+            live.idle = due(spec.idle, verdict, held=bool(run.pins), can_stop=False)
             live.idle_verdict = verdict
             act = live.idle.act
             # what custody refused once a person has to decide; asking again every quarter of an hour helps nobody
@@ -74,8 +74,3 @@ def look_of(report: Report, run: Run, live: Live, now: float) -> Look:
         log_size=report.log_size,
         transferring=live.transfer is not None,
     )
-
-
-def is_held(run: Run) -> bool:
-    """Whether a person holds the machine."""
-    return bool(getattr(run, "pins", ()))

@@ -122,6 +122,9 @@ def plan(spec: RunSpec) -> list[str]:
     lines.append(f"run: {clean(spec.job.command, 120)}")
     if spec.checkpoints is not None:
         lines.append(f"mirror checkpoints from {spec.checkpoints.path} as they appear")
+    for remote in spec.mirror.remotes:
+        must = " (required before the machine goes)" if remote in spec.mirror.require else ""
+        lines.append(f"copy what is verified on to {remote}{must}")
     promised = ", ".join(a.path for a in spec.artifacts if a.required)
     lines.append(
         f"at the end collect and verify {promised or 'nothing but the log'}, then destroy the machine"

@@ -21,6 +21,7 @@ from gpuwatch.daemon.actor import Actor
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.lock import RENEW, AlreadyRunning, Lock, locked
+from gpuwatch.daemon.mirroring import Mirrors
 from gpuwatch.daemon.reconciling import Reconciler
 from gpuwatch.daemon.scrubbing import Scrubber
 from gpuwatch.daemon.server import serve
@@ -72,6 +73,7 @@ class Daemon:
                 async with serve(children.service, self.paths.socket):
                     children.start_all()
                     children.start_scrub()
+                    children.start_mirrors()
                     log.info("ready", socket=str(self.paths.socket), pid=os.getpid(), runs=len(ledger.runs))
                     await stop.wait()
                     log.info("stopping")
@@ -91,6 +93,7 @@ class Children:
 
     def __init__(self, ctx: Context, paths: Paths, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         self._ctx = ctx
+        self._paths = paths
         self._tasks = tasks
         self._owned: set[asyncio.Task[None]] = set()
         self.service = Service(ctx, paths, start_run=self.start, stop=stop.set)
@@ -110,6 +113,11 @@ class Children:
         for run_id, run in list(self._ctx.ledger.runs.items()):
             if run.state not in FINAL:
                 self.start(run_id)
+
+    def start_mirrors(self) -> None:
+        """Copy what is verified on to the remotes that specs name."""
+        mirrors = Mirrors(self._ctx, self._paths.state / "mirror")
+        self.own(self._tasks.create_task(mirrors.run(), name="mirrors"))
 
     def start_scrub(self) -> None:
         """Read old files of the vault again in the background, if the settings say so."""

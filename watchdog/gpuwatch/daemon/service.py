@@ -10,6 +10,7 @@ from typing import Any
 from gpuwatch import __version__
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
+from gpuwatch.daemon import standing
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.ending import Ending
 from gpuwatch.daemon.launching import Launching
@@ -47,6 +48,7 @@ class Service(Launching, Streaming, Ending):
             "alarm.resolve": self.resolve,
             "log.read": self.read_log,
             "telemetry.history": self.history,
+            "mirror.status": self.mirrors,
             "events": self.events,
         }
 
@@ -71,6 +73,11 @@ class Service(Launching, Streaming, Ending):
             runs=await self._ctx.ledger.counts(), accounts=self.accounts(), alarms=self.alarms(),
             rss=await asyncio.to_thread(_rss),
         )  # fmt: skip
+
+    async def mirrors(self, order: wire.MirrorQuery) -> wire.MirrorStatus:
+        """How far runs are on their remotes."""
+        run = None if order.run is None else (await self.find(order.run)).id
+        return wire.MirrorStatus(mirrors=standing.rows(self._ctx, run))
 
     async def shutdown(self, _: wire.Empty) -> wire.Empty:
         self._stop()

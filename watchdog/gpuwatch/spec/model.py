@@ -75,6 +75,10 @@ class Mirror(Struct, frozen=True, kw_only=True):
 
     remotes: tuple[str, ...] = ()
     require: tuple[str, ...] = ("vault",)
+    bandwidth: int | None = None
+    """Bytes per second at most, to each remote."""
+    read_back: bool = True
+    """Where hashes cannot be compared, read everything back; False refuses such a remote."""
 
 
 class Idle(Struct, frozen=True, kw_only=True):

@@ -329,12 +329,10 @@ def _mirror(table: _Table | None) -> model.Mirror:
     mirror = model.Mirror(
         remotes=table.take("remotes", values.remotes, ()),
         require=table.take("require", values.strings, ("vault",)),
+        bandwidth=table.take("bandwidth", values.rate, None),
+        read_back=table.take("read_back", values.boolean, True),
     )
     table.finish()
-    if mirror.remotes:
-        table.problem(
-            "remotes", mirror.remotes[0], "no remotes: mirroring behind rclone is not in this version"
-        )
     for name in mirror.require:
         if name != "vault" and name not in mirror.remotes:
             table.problem("require", name, '"vault" or one of the remotes')

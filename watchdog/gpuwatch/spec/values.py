@@ -9,11 +9,11 @@ from typing import Any
 
 from gpuproviders.gpus import UnknownGpu, resolve
 from gpuwatch.clean import clean
+from gpuwatch.mirror.names import check_remote
 from gpuwatch.spec.units import parse_duration, parse_size
 
 PROVIDERS = ("vast", "runpod")
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_REMOTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*:[^\0\n]{0,512}")
 
 
 def show(value: object) -> str:
@@ -148,9 +148,19 @@ def paths(value: object) -> tuple[str, ...]:
 
 def remotes(value: object) -> tuple[str, ...]:
     remotes = strings(value)
-    if not all(_REMOTE.fullmatch(r) for r in remotes):
-        raise ValueError('rclone remotes such as "gdrive:research/runs"')
-    return remotes
+    for remote in remotes:
+        check_remote(remote)
+    return tuple(dict.fromkeys(remotes))
+
+
+def rate(value: object) -> int:
+    try:
+        found = parse_size(value)
+    except ValueError as error:
+        raise ValueError('bytes per second such as "20MB"') from error
+    if found < 10_000:
+        raise ValueError('at least "10kB" (per second)')
+    return found
 
 
 def providers(value: object) -> tuple[str, ...]:

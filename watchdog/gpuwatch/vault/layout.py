@@ -4,6 +4,7 @@
 <vault>/<run>/<relative path>           files, under their names on the box
 <vault>/<run>/job.log                   the job's output
 <vault>/<run>/.receipts/<digest>.json   proofs
+<vault>/<run>/.mirrors/<digest>.json    what stands verified on a remote
 <vault>/<run>/.partial/                 downloads under way, same file system
 """
 
@@ -17,7 +18,8 @@ RECEIPTS = ".receipts"
 PARTIAL = ".partial"
 LOG = "job.log"
 LOG_CLOCK = "job.log.times"
-_RESERVED = frozenset({RECEIPTS, PARTIAL, LOG, LOG_CLOCK, MARKER})
+MIRRORS = ".mirrors"
+_RESERVED = frozenset({RECEIPTS, PARTIAL, LOG, LOG_CLOCK, MARKER, MIRRORS})
 _MAX_PATH = 3000
 
 

@@ -19,7 +19,7 @@ from enum import IntEnum
 from itertools import chain
 from pathlib import Path
 
-from gpuwatch.vault.layout import LOG, LOG_CLOCK, MARKER, PARTIAL, RECEIPTS
+from gpuwatch.vault.layout import LOG, LOG_CLOCK, MARKER, MIRRORS, PARTIAL, RECEIPTS
 from gpuwatch.vault.proofs import (
     NAME,
     BadReceipt,
@@ -223,7 +223,7 @@ def _walk(top: Path, findings: list[Finding]) -> Iterator[str]:
             with os.scandir(top / prefix) as entries:
                 for entry in entries:
                     name = f"{prefix}{entry.name}"
-                    if name in (RECEIPTS, PARTIAL):
+                    if name in (RECEIPTS, PARTIAL, MIRRORS):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(f"{name}/")

@@ -1,0 +1,5 @@
+"""Second copies behind rclone: what is due, where it goes, what proves it.
+
+`names` checks what may reach rclone, `plan` says what is due (pure), `proof` remembers what stands verified,
+`worker` is the process in which rclone-python runs, `rclone` drives it, `retention` says what may go (pure).
+"""

@@ -1,0 +1,120 @@
+"""The process in which rclone-python runs: one order on stdin, progress and a result as JSON lines on stdout.
+
+A process of its own because rclone-python blocks, keeps its settings in a global and offers no way to cancel:
+the daemon ends this process's group instead. It works inside the source folder, so that no path of ours is
+part of a command; the remote was checked against `names`, and is checked again here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from gpuwatch.mirror.names import check_remote, unlistable
+
+_UNCHECKED = re.compile(r"(\d+) hash(?:es)? could not be checked")
+_SAFE_PATH = re.compile(r"[A-Za-z0-9_./+-]+")
+
+
+_OUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
+"""To the daemon. What rclone-python logs to standard output goes to standard error instead."""
+
+
+def emit(**value: Any) -> None:
+    """One line to the daemon."""
+    _OUT.write(json.dumps(value) + "\n")
+    _OUT.flush()
+
+
+def main() -> int:
+    """Carry out the order. The last line says `result`, or `error` in rclone's words."""
+    os.dup2(2, 1)
+    order = json.loads(sys.stdin.readline())
+    destination = check_remote(order["destination"])
+    names: list[str] = order["names"]
+    if any(unlistable(name) for name in names):
+        raise SystemExit("a name that no list can hold")
+    from rclone_python import rclone, utils
+
+    if not _SAFE_PATH.fullmatch(order["rclone"]):
+        raise SystemExit(
+            "rclone lies at a path that a shell would take apart; make a link to it in a plain place"
+        )
+    rclone.set_executable_file(order["rclone"])
+    # its copies call `rclone` by that name
+    os.environ["PATH"] = str(Path(order["rclone"]).parent) + os.pathsep + os.environ.get("PATH", "")
+    os.chdir(order["source"])
+    # /tmp and not $TMPDIR: the path of the list stands in a command
+    with tempfile.TemporaryDirectory(prefix="gpuwatch-", dir="/tmp") as folder:
+        listed = Path(folder, "names")
+        listed.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        only = ["--files-from-raw", str(listed)]
+        try:
+            if order["op"] == "copy":
+                copy(rclone, destination, only, order)
+            else:
+                check(utils, destination, only, download=order["op"] == "read-back")
+        except utils.RcloneException as error:
+            emit(error=(error.error_msg.strip() or error.description)[-2000:])
+            return 1
+    return 0
+
+
+def copy(rclone: Any, destination: str, only: list[str], order: dict[str, Any]) -> None:
+    """Copy the listed files; what stands there already with equal hashes is left."""
+    last = [0.0]
+
+    def listen(update: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - last[0] >= 0.5:
+            last[0] = now
+            emit(
+                done=update.get("sent", 0), total=update.get("total", 0), rate=update.get("transfer_speed", 0)
+            )
+
+    arguments = [
+        *only,
+        "--checksum",
+        "--retries",
+        "1",
+        "--low-level-retries",
+        "3",
+        "--contimeout",
+        "20s",
+        "--stats",
+        "500ms",
+        "--transfers",
+        "4",
+    ]
+    if not order["replace"]:
+        arguments.append("--immutable")
+    if order["limit"]:
+        arguments += ["--bwlimit", f"{max(1, int(order['limit']) // 1024)}K"]
+    rclone.copy(".", destination, show_progress=False, listener=listen, args=arguments)
+    emit(result="copied")
+
+
+def check(utils: Any, destination: str, only: list[str], *, download: bool) -> None:
+    """Compare both sides; says which names are equal, and of how many no hash could be compared."""
+    arguments = [*only, "--one-way", "--combined", "-", *(["--download"] if download else [])]
+    code, out, problems = utils.run_rclone_cmd(f'check . "{destination}"', arguments, raise_errors=False)
+    found = [line.split(" ", 1) for line in out.splitlines() if len(line) > 2 and line[1] == " "]
+    unchecked = sum(int(n) for n in _UNCHECKED.findall(problems))
+    emit(
+        result="checked",
+        code=code,
+        equal=[name for mark, name in found if mark == "="],
+        different=[[mark, name] for mark, name in found if mark != "="][:200],
+        unchecked=unchecked,
+        words=problems[-2000:] if code else "",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
