@@ -105,13 +105,15 @@ def test_a_strangers_file_under_the_same_name_is_kept_and_holds_nothing_else_up(
 
 
 def test_a_mirror_goes_on_over_a_killed_daemon_and_copies_nothing_twice(here: World, remote: Server) -> None:
-    run = here.script(JOB, rest=SPEC)
-    here.wait_event(run, "gone")
+    run = here.script(JOB + "while [ ! -e ../go ]; do sleep 0.1; done", rest=SPEC)
+    here.wait_event(run, "files-verified")
+    while status(here).files < 4:
+        time.sleep(0.1)
     marked = remote.file(f"research/runs/{run}/checkpoints/step-1/model.bin")
     before = marked.stat().st_mtime_ns, marked.stat().st_ino
     here.kill_daemon()
     here.start_daemon()
-    while (row := status(here)).behind_files is None:
-        time.sleep(0.1)
-    assert row.behind_files == 0
+    (here.box(here.living()[0]) / "workspace" / "go").touch()
+    here.wait_event(run, "receipt-written")
+    assert (status(here).behind_files, here.wait_end(run).state) == (0, "gone")
     assert (marked.stat().st_mtime_ns, marked.stat().st_ino) == before
