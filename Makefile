@@ -59,7 +59,7 @@ bench-trainer: $(STAMP)
 N ?= 5000
 SEED ?= 1
 simulate: $(STAMP)
-	@$(BIN)/python tests/simulation/schedule.py --seed $(SEED) --count $(N)
+	@$(BIN)/python tests/simulation/simulate.py --seed $(SEED) --count $(N) $(SIM_ARGS)
 
 lock: $(STAMP)
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new && mv constraints.new constraints.txt

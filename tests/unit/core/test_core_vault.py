@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from hypothesis import strategies as st
 
 from gpuwatch.custody.facts import Copy, Inventory
 from gpuwatch.vault import receipt, sink
-from gpuwatch.vault.layout import MARKER, HostilePath, Vault, VaultUnusable, make_folder, relative_parts
+from gpuwatch.vault.layout import (
+    MARKER,
+    HostilePath,
+    Vault,
+    VaultUnusable,
+    forget_folders,
+    make_folder,
+    relative_parts,
+)
 from gpuwatch.vault.sink import PartName, Sink
 
 # --- names ---------------------------------------------------------------------------------------
@@ -113,6 +122,7 @@ def test_the_hash_is_of_the_content_however_it_arrives(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
 ) -> None:
     folder = tmp_path_factory.mktemp("s")
+    (folder / MARKER).touch()
     out = Sink(folder / "p", 0)
     for piece in pieces:
         out.write(memoryview(piece))
@@ -198,6 +208,7 @@ def test_a_disk_that_fails_at_any_call_never_leaves_a_wrong_final_file(
 ) -> None:
     """The k-th call fails, for every k until the download gets through."""
     monkeypatch.setattr(sink, "WINDOW", 64)
+    (tmp_path / MARKER).touch()
     content = bytes(range(256)) * 2
     real = getattr(os, call)
     for k in itertools.count():
@@ -234,9 +245,12 @@ def test_a_disk_that_fails_at_any_call_never_leaves_a_wrong_final_file(
             return
 
 
-def test_new_folders_are_made_durable_up_to_the_first_that_was_there(
+def test_the_folders_of_a_file_are_durable_up_to_the_vaults_root_also_those_that_were_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whoever made a folder may have died before its name was durable; the folder looks the same."""
+    (tmp_path / MARKER).touch()
+    (tmp_path / "a").mkdir()
     synced: list[str] = []
     real = os.fsync
     monkeypatch.setattr(
@@ -246,6 +260,47 @@ def test_new_folders_are_made_durable_up_to_the_first_that_was_there(
     assert synced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
     make_folder(tmp_path / "a" / "b" / "c")
     assert len(synced) == 3
+    forget_folders()
+    make_folder(tmp_path / "a" / "b")
+    assert synced[3:] == [str(tmp_path), str(tmp_path / "a")]
+
+
+def test_no_file_gets_a_name_in_the_mount_point_of_a_vault_that_is_not_mounted(tmp_path: Path) -> None:
+    root = tmp_path / "vault"
+    Vault(root).create()
+    make_folder(root / "run" / "ckpt")
+    root.rename(tmp_path / "away")
+    (root / "run").mkdir(parents=True)
+    with pytest.raises(VaultUnusable, match="mounted"):
+        make_folder(root / "run" / "ckpt")
+    assert not (root / "run" / "ckpt").exists()
+
+
+def test_a_vault_that_was_made_before_and_is_not_there_is_not_made_again(tmp_path: Path) -> None:
+    """Its disk is not mounted: a new vault in the empty mount point would hide below it."""
+    vault, register = Vault(tmp_path / "disk" / "vault"), tmp_path / "vaults"
+    vault.create(register)
+    vault.check()
+    shutil.rmtree(tmp_path / "disk")
+    vault.root.mkdir(parents=True)
+    vault.create(register)
+    with pytest.raises(VaultUnusable, match="mounted"):
+        vault.check()
+    other = Vault(tmp_path / "other")
+    other.create(register)
+    other.check()
+
+
+def test_a_vault_and_its_marker_are_durable_when_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (synced.append(Path(f"/proc/self/fd/{fd}").readlink().name), real(fd))[1]
+    )
+    Vault(tmp_path / "vault").create()
+    assert synced == [MARKER, "vault", tmp_path.name]
 
 
 def test_a_final_name_is_made_durable_in_the_right_order(
@@ -264,7 +319,8 @@ def test_a_final_name_is_made_durable_in_the_right_order(
 
         monkeypatch.setattr(os, name, call)
 
-    (tmp_path / "run").mkdir()
+    (tmp_path / MARKER).touch()
+    make_folder(tmp_path / "run")
     out = Sink(tmp_path / "run" / "part", 0)
     out.write(b"x")
     for name in ("fdatasync", "fsync", "replace"):
@@ -413,6 +469,7 @@ def test_a_receipt_that_cannot_be_written_leaves_no_name(
 
 
 def test_one_part_has_one_writer(tmp_path: Path) -> None:
+    (tmp_path / MARKER).touch()
     part = tmp_path / "x.part"
     first = Sink(part, 0)
     first.write(b"proved")

@@ -26,7 +26,7 @@ from gpuwatch.lifecycle.evolve import target
 from gpuwatch.lifecycle.run import Run
 from gpuwatch.spec import RunSpec
 from gpuwatch.vault import receipt
-from gpuwatch.vault.layout import LOG, HostilePath, VaultUnusable
+from gpuwatch.vault.layout import LOG, HostilePath
 from gpuwatch.vault.sink import PartName
 
 log = structlog.get_logger()
@@ -78,19 +78,13 @@ async def _bring(
     step: int | None,
 ) -> tuple[list[Copy], list[str]]:
     await asyncio.to_thread(ctx.vault.check)
-    wanted, refused = [], []
-    folds = await asyncio.to_thread(ctx.vault.folds_case)
-    taken = {p.casefold(): p for p in ctx.ledger.copies(run_id)} if folds else {}
-    for file in files:
-        if folds and taken.setdefault(file.path.casefold(), file.path) != file.path:
-            refused.append(
-                f"{spoken(file.path)} differs from another file only in case, which this disk cannot keep"
-            )
-            continue
-        try:
-            wanted.append(Wanted(file.path, file.identity, ctx.vault.destination(run_id, file.path)))
-        except HostilePath as error:
-            refused.append(str(error))
+    unkeepable = await _unkeepable(ctx, run_id, files)
+    refused = list(unkeepable.values())
+    wanted = [
+        Wanted(f.path, f.identity, ctx.vault.destination(run_id, f.path))
+        for f in files
+        if f.path not in unkeepable
+    ]
     progress = Progress(files_total=len(wanted), bytes_total=sum(w.identity[0] for w in wanted))
     live.transfer = progress
     copies: list[Copy] = []
@@ -111,13 +105,30 @@ async def _bring(
     return copies, refused
 
 
+async def _unkeepable(ctx: Context, run_id: str, files: Sequence[BoxFile]) -> dict[str, str]:
+    """Path → why this vault will never hold a file of that name."""
+    folds = await asyncio.to_thread(ctx.vault.folds_case)
+    taken = {p.casefold(): p for p in ctx.ledger.copies(run_id)} if folds else {}
+    refused: dict[str, str] = {}
+    for file in files:
+        if folds and taken.setdefault(file.path.casefold(), file.path) != file.path:
+            refused[file.path] = (
+                f"{spoken(file.path)} differs from another file only in case, which this disk cannot keep"
+            )
+        try:
+            ctx.vault.destination(run_id, file.path)
+        except HostilePath as error:
+            refused[file.path] = str(error)
+    return refused
+
+
 def _verified(copies: list[Copy], step: int | None) -> e.FilesVerified:
     path = os.path.commonpath([c.path for c in copies]) if len(copies) > 1 else copies[0].path
     return e.FilesVerified(
         files=len(copies),
         bytes=sum(c.size for c in copies),
         step=step,
-        path=path.encode("utf-8", "replace").decode(),
+        path=show_path(path),
     )
 
 
@@ -136,8 +147,8 @@ async def collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
             await _collect(ctx, ctx.ledger.runs[run.id], spec, link, live, patient=loop.time() < deadline)
             live.say(None)
             return
-        except (BoxError, VaultUnusable, MirrorBehind) as error:
-            # a full or missing vault, a broken connection: nothing is lost, it is tried again
+        except (BoxError, OSError, MirrorBehind) as error:
+            # a full, missing or failing vault, a broken connection: nothing is lost, it is tried again
             if live.trouble != str(error):
                 live.say(str(error))
                 await ctx.ledger.append(run.id, e.CollectFailed(reason=str(error)))
@@ -157,6 +168,10 @@ async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
         if busy is not None and patient:
             raise BoxFault(f"some process still writes {show_path(busy)}; waiting for its end")
         missing = [f for f in verdict.unsafe if not f.writer]
+        # what can never come home is not tried again and again while the machine bills: a person decides
+        unkeepable = await _unkeepable(ctx, run.id, missing)
+        missing = [f for f in missing if f.path not in unkeepable]
+        reasons = list(unkeepable.values())
         if not missing:
             break
         _, reasons = await bring(ctx, run.id, sentinel, missing, inventory.boot_id, live)
@@ -205,7 +220,8 @@ async def _collect_log(
     if is_safe(on_box, known) and known is not None:
         return [known]
     target, partial = ctx.vault.log(run.id), ctx.vault.partial(run.id)
-    await asyncio.to_thread(_seed, target, PartName.of(partial, "log"), on_box, inventory.boot_id)
+    if not live.log_torn:
+        await asyncio.to_thread(_seed, target, PartName.of(partial, "log"), on_box, inventory.boot_id)
     stream = sentinel.fetch(
         [Wanted("log", on_box.identity, target)], partial=partial, boot_id=inventory.boot_id,
         progress=Progress(files_total=1, bytes_total=on_box.size), root=sentinel.folder,
@@ -213,6 +229,8 @@ async def _collect_log(
     async with contextlib.aclosing(stream):
         async for outcome in stream:
             if not isinstance(outcome, Fetched):
+                # what was captured live may be torn (a power cut): the next try starts from nothing
+                live.log_torn = True
                 raise BoxFault(f"the job's log did not come home: {outcome.reason}")
             copy = replace(_copy(outcome, inventory.boot_id, ctx.now(), None), path=LOG)
             await ctx.ledger.append(run.id, _verified([copy], None), copies=[copy])

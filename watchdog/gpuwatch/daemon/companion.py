@@ -64,7 +64,7 @@ async def _again(name: str, part: Callable[[], Awaitable[None]]) -> None:
             return
         except HostKeyChanged:
             return
-        except (BoxError, VaultUnusable) as error:
+        except (BoxError, OSError) as error:
             log.info("companion interrupted", part=name, problem=str(error))
         except Exception:
             if (task := asyncio.current_task()) is not None and task.cancelling():

@@ -29,7 +29,7 @@ from gpuwatch.lifecycle.absence import AFTER_DESTROY
 from gpuwatch.lifecycle.decide import Destroy, decide
 from gpuwatch.lifecycle.run import Phase, Run, State
 from gpuwatch.spec import RunSpec
-from gpuwatch.vault.layout import VaultUnusable
+from gpuwatch.vault import receipt
 
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
                 return
             await backoff.wait()
             continue
-        except (BoxError, VaultUnusable) as error:
+        except (BoxError, OSError) as error:
             live.say(f"the last look before destroying failed: {error}")
             await backoff.wait()
             continue
@@ -83,7 +83,8 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
         await ctx.ledger.append(run.id, e.DestroySent(permit=permit.ground, instance_id=permit.instance_id))
         try:
             await fleet.provider.destroy(permit)
-        except ProviderError as error:
+        except (ProviderError, PermissionError) as error:
+            # a permit that waited too long (a disk that hung over the record of it) was not spent: ask again
             live.say(str(error))
             await ctx.ledger.append(run.id, e.DestroyFailed(reason=str(error)))
             machine = ctx.ledger.runs[run.id].machine or machine
@@ -106,7 +107,11 @@ async def _permit(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
     verdict = await judge(ctx, run, spec, inventory)
     # what happened while the box answered counts: a pin that came meanwhile, for one
     run = ctx.ledger.runs[run.id]
-    return grant(run, run.receipt, verdict, inventory, now=ctx.now(), transferring=live.bringing.locked())
+    proof = run.receipt
+    if proof is not None and not await asyncio.to_thread(receipt.stands, ctx.vault, run.id, proof.digest):
+        proof = None  # written, and not there any more: it is collected again
+    run = ctx.ledger.runs[run.id]
+    return grant(run, proof, verdict, inventory, now=ctx.now(), transferring=live.bringing.locked())
 
 
 async def confirm_gone(ctx: Context, run: Run, link: Link, live: Live) -> None:
@@ -126,7 +131,10 @@ async def confirm_gone(ctx: Context, run: Run, link: Link, live: Live) -> None:
             await ctx.ledger.append(
                 run.id, e.DudGone(evidence=evidence) if again else e.Gone(evidence=evidence)
             )
-            await asyncio.to_thread(ctx.hostkeys.forget, alias(machine))
+            try:
+                await asyncio.to_thread(ctx.hostkeys.forget, alias(machine))
+            except OSError as error:  # a pin too many does no harm: instance ids are not used again
+                log.warning("host key not forgotten", run=run.id, problem=str(error))
             return
         live.say("the provider accepted the destroy and still lists the machine")
         await asyncio.sleep(5)

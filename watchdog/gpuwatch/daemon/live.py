@@ -35,6 +35,8 @@ class Live:
     """What keeps the current step from going on, for people; None while it goes on."""
     log_size: int = 0
     log_complete: bool = False
+    log_torn: bool = False
+    """Whether the captured log turned out not to be the beginning of the box's."""
     bringing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the one download of this run: two of the same file would write into one part."""
     reported: asyncio.Event = field(default_factory=asyncio.Event)

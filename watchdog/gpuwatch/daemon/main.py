@@ -18,6 +18,7 @@ from gpuwatch.box.boxes import SshBoxes
 from gpuwatch.box.hostkeys import HostKeys, own_key
 from gpuwatch.config import Config, vault_folder
 from gpuwatch.daemon.actor import Actor
+from gpuwatch.daemon.clock import SteadyClock
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.lock import RENEW, AlreadyRunning, Lock, locked
@@ -55,15 +56,17 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         vault = Vault(vault_folder(self.paths, self.config))
-        vault.create()
-        ledger = await Ledger.open(self.paths.ledger)
+        vault.create(self.paths.state / "vaults")
+        clock = SteadyClock()
+        ledger = await Ledger.open(self.paths.ledger, now=clock)
+        await resume(clock, ledger)
         key = own_key(self.paths.keys)
         hostkeys = HostKeys(self.paths.keys)
         ctx = Context(
             config=self.config, ledger=ledger, vault=vault, boxes=SshBoxes(key, hostkeys), hostkeys=hostkeys, key=key,
             public_key=key.with_suffix(".pub").read_text(encoding="ascii").strip(),
             fleets={n: fleet_of(p, ledger, self.config) for n, p in self.providers.items()},
-            trainer=_trainer(),
+            trainer=_trainer(), now=clock,
         )  # fmt: skip
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -86,6 +89,12 @@ class Daemon:
                 await provider.close()
             await ledger.close()
             log.info("stopped")
+
+
+async def resume(clock: SteadyClock, ledger: Ledger) -> None:
+    """Go on from the newest record when the computer's clock is behind it."""
+    for newest in await ledger.events(since=ledger.last_seq - 1, limit=1):
+        clock.not_before(newest.at)
 
 
 class Children:

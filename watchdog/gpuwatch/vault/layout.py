@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -55,17 +56,48 @@ class Vault:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def create(self) -> None:
-        """Make the vault and its marker, when neither exists. A folder without marker but with files is refused."""
-        marker = self.root / MARKER
-        if marker.exists():
-            return
-        if self.root.exists() and any(self.root.iterdir()):
+    def create(self, register: Path | None = None) -> None:
+        """Make the vault and its marker, durably, when there is neither. Raises VaultUnusable.
+
+        `register` lists the vaults that were made before. One of those that is not there is on a
+        disk that is not mounted: no new one is made in the mount point, and `check` says so until
+        it is back. A folder without marker but with files is refused.
+        """
+        try:
+            self._create(register)
+        except VaultUnusable:
+            raise
+        except OSError as error:
             raise VaultUnusable(
-                f"{self.root} is not empty and has no {MARKER}: if it is the right disk, `touch {marker}` and start again"
+                error.errno, f"the vault {self.root} cannot be used: {error.strerror}"
+            ) from error
+
+    def _create(self, register: Path | None) -> None:
+        marker = self.root / MARKER
+        known = (
+            register.read_text("utf-8", "surrogateescape").split("\n")
+            if register and register.exists()
+            else []
+        )
+        if not marker.exists():
+            if str(self.root) in known:
+                return
+            if self.root.exists() and any(self.root.iterdir()):
+                raise VaultUnusable(
+                    f"{self.root} is not empty and has no {MARKER}: if it is the right disk, `touch {marker}` and start again"
+                )
+            self.root.mkdir(parents=True, exist_ok=True)
+            marker.write_text(
+                "gputui vault, format 1. Without this file nothing here is verified or pruned.\n"
             )
-        self.root.mkdir(parents=True, exist_ok=True)
-        marker.write_text("gputui vault, format 1. Without this file nothing here is verified or pruned.\n")
+        # a vault whose own name or marker a power cut could take is none
+        with marker.open("rb") as file:
+            os.fsync(file.fileno())
+        fsync_folder(self.root)
+        with contextlib.suppress(PermissionError):  # a mount point below a folder that is not ours
+            fsync_folder(self.root.parent)
+        if register is not None and str(self.root) not in known:
+            _replace(register, "\n".join([*known, str(self.root)]))
 
     def check(self) -> None:
         """Raises VaultUnusable when the marker is gone (unmounted disk)."""
@@ -109,15 +141,55 @@ class Vault:
         return self.run(run_id) / LOG_CLOCK
 
 
+def _replace(path: Path, text: str) -> None:
+    """Write a small file whole and durably."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_folder(path.parent)
+
+
+_DURABLE: dict[Path, int] = {}
+"""Folder → inode, of those whose names this process has made durable."""
+_MOST = 50_000
+
+
 def make_folder(path: Path) -> None:
-    """Make a folder and what is missing above it, durably: each new name is synced into its parent."""
-    missing = []
-    while not path.is_dir():
-        missing.append(path)
+    """Make a folder of the vault and what is missing above it, durably: each name below the root is synced.
+
+    A folder that exists already proves nothing: whoever made it may have died before its name
+    was synced. Raises VaultUnusable when no marker stands above: it is the mount point of a
+    vault that is not mounted.
+    """
+    chain: list[Path] = []
+    start = path
+    while not _known(path) and not (path / MARKER).is_file():
+        chain.append(path)
+        if path == path.parent:
+            raise VaultUnusable(f"no vault at {start}: no {MARKER} above it (is the disk mounted?)")
         path = path.parent
-    for folder in reversed(missing):
+    if len(_DURABLE) > _MOST:
+        _DURABLE.clear()
+    for folder in reversed(chain):
         folder.mkdir(exist_ok=True)
         fsync_folder(folder.parent)
+        _DURABLE[folder] = folder.stat().st_ino
+
+
+def _known(path: Path) -> bool:
+    """Whether the name of this very folder is durable."""
+    try:
+        return path in _DURABLE and path.stat().st_ino == _DURABLE[path]
+    except FileNotFoundError:
+        return False
+
+
+def forget_folders() -> None:
+    """As after a restart: nothing is known to be durable."""
+    _DURABLE.clear()
 
 
 def fsync_folder(path: Path) -> None:

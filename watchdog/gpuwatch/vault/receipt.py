@@ -92,6 +92,16 @@ def write(vault: Vault, run_id: str, content: dict[str, Any]) -> Receipt:
     return Receipt(digest, folder / f"{digest}.json", len(files), sum(row["bytes"] for row in files))
 
 
+def stands(vault: Vault, run_id: str, digest: str) -> bool:
+    """Whether this receipt is in the vault now, whole. Blocking. Raises VaultUnusable."""
+    vault.check()
+    try:
+        content = (vault.receipts(run_id) / f"{digest}.json").read_bytes()
+    except FileNotFoundError:
+        return False
+    return hashlib.sha256(content).hexdigest() == digest
+
+
 def sums_of(files: Iterable[tuple[str, str]]) -> bytes:
     """The twin for `sha256sum -c` of (SHA-256, path) pairs."""
     return os.fsencode("".join(_sum_line(sha256, path) for sha256, path in files))

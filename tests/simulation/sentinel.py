@@ -1,0 +1,128 @@
+"""What the sentinel on a simulated box answers: the same lines as the real one, made from `cloud.Box`.
+
+No faults here: this is the truth of one box, as bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from simulation.cloud import Box, File, Machine
+
+WORKSPACE = "/workspace"
+_FRAME = struct.Struct("!I")
+_CHUNK = 1024
+
+
+def line(value: object) -> bytes:
+    """One JSON line."""
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def boot_id(machine: Machine) -> str:
+    """Changes with each boot of the container."""
+    return f"boot{machine.instance_id}x{machine.box.boot}"
+
+
+def probe(machine: Machine) -> bytes:
+    """What this box is."""
+    return line(
+        {
+            "python": "3.11.0", "workspace": WORKSPACE, "boot_id": boot_id(machine), "gpus": ["RTX 4090"],
+            "driver": "570.1", "disk_free": 10**12,
+        }
+    )  # fmt: skip
+
+
+def state(box: Box, stage: str) -> dict[str, Any]:
+    """How far a stage is."""
+    job = box.job
+    if stage == "setup":
+        return {"phase": "ended", "pid": 6, "exit_code": 0}
+    if job.started is None:
+        return {"phase": "none"}
+    if job.ended is None:
+        return {"phase": "running", "pid": 7}
+    if job.vanished:
+        return {"phase": "vanished", "pid": 7}
+    return {"phase": "ended", "pid": 7, "exit_code": job.exit_code}
+
+
+def start(box: Box, stage: str, now: float) -> bytes:
+    """Start the job, once."""
+    if stage == "job" and box.job.started is None:
+        box.job.started = now
+        box.log += b"hello \x1b[31mred\x1b[0m\n"
+    return line(state(box, stage))
+
+
+def stop(box: Box, stage: str, now: float) -> bytes:
+    """End the job's processes."""
+    if stage == "job" and box.job.started is not None and box.job.ended is None:
+        box.job.ended, box.job.exit_code = now, -15
+    return line(state(box, stage))
+
+
+def rows(box: Box, order: dict[str, Any], now: float) -> list[list[Any]]:
+    """The files that the order's patterns mean."""
+    patterns = [re.compile(p, re.DOTALL) for p in order["patterns"]]
+    return [
+        [path, *file.identity, file.writer_until > now, None]
+        for path, file in tree(box, order["root"]).items()
+        if any(p.fullmatch(path) for p in patterns)
+    ]
+
+
+def tree(box: Box, root: str) -> dict[str, File]:
+    """The files below a folder of the box: the job's work folder, or the run's state folder with its log."""
+    if "/.gpuwatch/" not in root:
+        return box.files
+    return {"log": File(bytes(box.log), len(box.log), 1)} if box.log else {}
+
+
+def listing(machine: Machine, order: dict[str, Any], now: float) -> bytes:
+    """`list`: a line per file, then the line that says that these were all."""
+    found = rows(machine.box, order, now)
+    end = {"end": len(found), "problems": [], "boot_id": boot_id(machine), "at": now}
+    return b"".join(map(line, [*found, end]))
+
+
+def report(machine: Machine, order: dict[str, Any], now: float, *, files: bool) -> bytes:
+    """One line of `watch`."""
+    box = machine.box
+    value: dict[str, Any] = {
+        "at": now, "boot_id": boot_id(machine), "job": state(box, "job"), "log": len(box.log), "cpu": 3.0,
+        "gpus": [["0", "RTX 4090", "97", "1000", "24564", "300", "60"]], "memory": [1, 2], "disk": [1, 2],
+    }  # fmt: skip
+    if files:
+        value["files"] = rows(box, order["inventory"], now)
+    return line(value)
+
+
+def send(box: Box, root: str, task: dict[str, Any]) -> Iterator[bytes]:
+    """`send`, one file: header, frames, trailer, in pieces, so that the world can change in between."""
+    number, file = task["i"], tree(box, root).get(task["path"])
+    if file is None:
+        yield line({"i": number, "error": "No such file or directory", "gone": True})
+        return
+    content, identity = file.content, file.identity
+    offset = task["offset"] if task.get("id") == identity and task["offset"] <= len(content) else 0
+    yield line({"i": number, "id": identity, "offset": offset})
+    for at in range(offset, len(content), _CHUNK):
+        part = content[at : at + _CHUNK]
+        yield _FRAME.pack(len(part)) + part
+    after = tree(box, root).get(task["path"])
+    now = file.identity if after is None else after.identity
+    yield _FRAME.pack(0) + line({"i": number, "id": now, "sha256": hashlib.sha256(content).hexdigest()})
+
+
+def stage_of(folder: str) -> str:
+    """Which stage a state folder is of."""
+    name = PurePosixPath(folder).name
+    return name if name == "setup" else "job"

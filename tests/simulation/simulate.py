@@ -1,0 +1,137 @@
+"""Play schedules by the thousand, in several processes, and say what they found.
+
+python tests/simulation/simulate.py --seed N              replay one seed, with the whole trace of a violation
+python tests/simulation/simulate.py --seed N --count K    K seeds from N on, with the coverage of states by faults
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from simulation.faults import Kind
+from simulation.schedule import play
+
+from gpuwatch.lifecycle.run import FINAL, State
+
+CHUNK = 25
+"""Seeds that a worker plays before it reports."""
+REPLAY = "python tests/simulation/simulate.py --seed"
+STATES = tuple(s.value for s in State if s not in FINAL)
+KINDS = tuple(k.value for k in Kind if k not in (Kind.CRASH_BEFORE, Kind.CRASH_AFTER))
+
+
+@dataclass(slots=True)
+class Report:
+    """What some schedules did and found."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    struck: Counter[tuple[str, str]] = field(default_factory=Counter)
+    violations: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, other: Report) -> None:
+        """Take in another report."""
+        self.counts += other.counts
+        self.struck += other.struck
+        self.violations += other.violations
+
+    @property
+    def missed(self) -> list[tuple[str, str]]:
+        """The cells of the matrix that no fault has hit."""
+        return [(kind, state) for kind in KINDS for state in STATES if not self.struck[kind, state]]
+
+
+def play_some(seeds: range) -> Report:
+    """Play these seeds; a violation (or whatever else comes out) is noted and the next one is played."""
+    sys.unraisablehook = lambda _: None  # frozen coroutines of crashed processes
+    report = Report()
+    for seed in seeds:
+        try:
+            world = play(seed)
+        except Exception as error:  # noqa: BLE001 - the daemon must let out nothing at all
+            report.violations.append((seed, f"{type(error).__name__}: {error}"))
+            continue
+        report.counts.update(
+            schedules=1, deaths=world.crashes, machines=len(world.cloud.machines), calls=world.faults.total,
+            unnoticed_rot=world.judge.unnoticed,
+        )  # fmt: skip
+        report.struck += world.faults.struck
+    return report
+
+
+def fan_out(first: int, count: int, *, jobs: int) -> Iterator[Report]:
+    """The reports of `count` seeds from `first` on, as they come, from `jobs` processes."""
+    chunks = [range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)]
+    if jobs == 1:
+        yield from map(play_some, chunks)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(play_some, chunk) for chunk in chunks]):
+            yield done.result()
+
+
+def matrix(struck: Counter[tuple[str, str]]) -> str:
+    """Kinds of faults by the life-cycle states that they hit."""
+    head = "".join(f"{state[:10]:>11}" for state in STATES)
+    lines = [f"{'':<16}{head}"]
+    for kind in KINDS:
+        cells = "".join(f"{struck[kind, state] or '.':>11}" for state in STATES)
+        lines.append(f"{kind:<16}{cells}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Replay or search seeds from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=0, help="first seed")
+    parser.add_argument("--count", type=int, default=1, help="how many")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes")
+    parser.add_argument("--trace", action="store_true", help="print the digest of everything that happened")
+    options = parser.parse_args()
+    sys.unraisablehook = lambda _: None
+    if options.count == 1:
+        return _replay(options.seed, trace=options.trace)
+    started, total = time.monotonic(), Report()
+    told = started
+    for report in fan_out(options.seed, options.count, jobs=options.jobs):
+        total.add(report)
+        for seed, what in report.violations:
+            print(f"seed {seed}: {what}\n  {REPLAY} {seed}", flush=True)
+        if time.monotonic() - told > 60:
+            told = time.monotonic()
+            print(f"… {total.counts['schedules']} schedules, {told - started:.0f} s", flush=True)
+    took = time.monotonic() - started
+    print(matrix(total.struck))
+    print(
+        f"{options.count} schedules from seed {options.seed}: {len(total.violations)} violations, {took:.1f} s",
+        dict(total.counts),
+    )
+    return 1 if total.violations else 0
+
+
+def _replay(seed: int, *, trace: bool) -> int:
+    try:
+        world = play(seed)
+    except Exception:  # noqa: BLE001 - whatever it is, it is shown
+        traceback.print_exc()
+        return 1
+    print(f"seed {seed}: no violation" + (f", trace {world.faults.trace}" if trace else ""))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
