@@ -82,6 +82,8 @@ class Faults:
     """(kind, state of a run) → strikes."""
     states: Callable[[str | None], Iterable[str]] = lambda _: ()
     """The states of the runs that a fault of this run (None: of everything) hits."""
+    hook: Callable[[str], None] = lambda _: None
+    """Told the name of each call before it is made."""
     total: int = 0
     _trace: hashlib._Hash = field(default_factory=lambda: hashlib.blake2b(digest_size=12))
     _never: list[asyncio.Future[None]] = field(default_factory=list)
@@ -112,6 +114,7 @@ class Faults:
         self.calls[name] += 1
         self.total += 1
         self._trace.update(f"{name} {self.time.now:.6f}\n".encode())
+        self.hook(name)
         kind = None
         if self.sweep is not None:
             if self.total == self.sweep.number and self.sweep.kind in (*allowed, *CRASHES):

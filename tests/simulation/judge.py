@@ -27,7 +27,7 @@ from simulation.vast import run_of
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import create, evolve
 from gpuwatch.lifecycle.run import FINAL, Run, State
-from gpuwatch.spec import RunSpec
+from gpuwatch.spec import RunSpec, read_spec
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -54,11 +54,12 @@ class Judge:
         if box.job.started is None:
             return
         run_id = run_of(machine.label)
-        run, spec = world.durable().get(run_id), world.specs[run_id]
+        run = world.durable().get(run_id)
         if run is None:
             raise Violation(
                 f"I1: machine {machine.instance_id} of {run_id} was destroyed and the ledger has no such run"
             )
+        spec = read_spec(run.spec, file=run.file)
         waived = set(run.waivers)
         if "*" in waived:
             return
@@ -181,7 +182,7 @@ class Judge:
 
     def _budget(self, run: Run) -> None:
         """I5: a ceiling ends the job, in time by a right clock."""
-        world, limit = self._world, self._world.specs[run.id].budget.max_time
+        world, limit = self._world, read_spec(run.spec, file=run.file).budget.max_time
         if limit is None:
             return
         started: float | None = None

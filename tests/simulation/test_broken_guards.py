@@ -40,11 +40,9 @@ def always_granted(patch: pytest.MonkeyPatch) -> None:
     """I1: whoever asks for a permit gets one; and it is asked for as soon as the job is over."""
     patch.setattr(destroying, "_permit", _granted)
     honest = decide.decide
-    patch.setattr(
-        decide,
-        "decide",
-        lambda run, spec: decide.Destroy() if run.state is State.FINISHED else honest(run, spec),
-    )
+    hasty = lambda run, spec: decide.Destroy() if run.state is State.FINISHED else honest(run, spec)  # noqa: E731
+    patch.setattr(decide, "decide", hasty)
+    patch.setattr(destroying, "decide", hasty)
 
 
 async def _granted(_ctx: Any, run: Any, *_: Any) -> permit.DestroyPermit:
@@ -193,6 +191,7 @@ def test_a_broken_guard_is_found(broken: Patch, monkeypatch: pytest.MonkeyPatch)
         try:
             play(seed)
         except (Violation, BaseExceptionGroup) as found:
+            assert "stumbled" not in str(found)
             print(f"{broken.__name__}: found on day {seed - FIRST + 1}: {str(found)[:200]}")
             return
     pytest.fail(f"{LIMIT} days with a broken guard and nothing was found: {broken.__doc__}")

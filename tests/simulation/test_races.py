@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from simulation.boxes import SimulatedAgent
-from simulation.cloud import Box, Job, SimulatedProvider
+from simulation.cloud import Box, Job
+from simulation.faults import Kind, Sweep
+from simulation.shell import SimulatedSentinel
 from simulation.world import World
 
 from gpuproviders.errors import Ambiguous, Unavailable
-from gpuproviders.model import Created, Listing, Offer, Order
-from gpuproviders.money import MicroUsd
+from gpuproviders.model import Created, Listing
+from gpuproviders.vast import parse
+from gpuproviders.vast.adapter import VastProvider
 from gpuwatch.box.sentinel import StageState
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
@@ -35,8 +37,8 @@ path = "model.bin"
 def with_job(world: World, *, length: float = 60.0) -> None:
     """A job that writes its one artifact in the middle and goes on."""
 
-    def box(_order: object) -> Box:
-        return Box(Job([(length / 2, lambda box: box.write("model.bin", 5000, world.time.now))], length, 0))
+    def box(_label: str) -> Box:
+        return Box(Job([(length / 2, lambda box, at: box.write("model.bin", 5000, at))], length, 0))
 
     world.cloud.make_box = box
 
@@ -54,7 +56,7 @@ async def until(world: World, true: Callable[[], bool]) -> None:
 
 
 def kinds(world: World) -> list[type[e.Event]]:
-    return [type(event) for event in world.events(only(world).id)]
+    return [type(event) for event, _ in world.events(only(world).id)]
 
 
 def test_a_wish_taken_back_during_the_last_look_keeps_the_machine() -> None:
@@ -65,14 +67,14 @@ def test_a_wish_taken_back_during_the_last_look_keeps_the_machine() -> None:
         def hook(name: str) -> None:
             # the last look of a run that is verified: the person changes her mind while it is under way
             run = next(iter(world.ledger.runs.values()), None) if world.ledger else None
-            if name == "inventory" and run is not None and run.state is State.VERIFIED and not answers:
+            if name == "box list" and run is not None and run.state is State.VERIFIED and not answers:
                 answers.append(asyncio.get_running_loop().create_task(world.children.service.cancel(wire.Cancel(run=run.id))))  # fmt: skip
 
         async def script(world: World) -> None:
             run = await world.launch(SPEC + '[idle]\naction = "notify"\n', "k")
             await until(world, lambda: only(world).state is State.VERIFIED)
             await world.children.service.destroy(wire.Destroy(run=run))
-            world.cloud.hook = hook
+            world.faults.hook = hook
             await until(world, lambda: bool(answers))
             await asyncio.sleep(600)
 
@@ -106,7 +108,7 @@ def test_a_waiver_ends_with_the_wish_that_it_was_given_for() -> None:
         assert not world.cloud.violations, world.cloud.violations
         assert only(world).state is State.GONE
         assert e.ReceiptWritten in kinds(world)
-        assert (world.vault.root / only(world).id / "model.bin").exists()
+        assert (world.vault_root / only(world).id / "model.bin").exists()
 
 
 @pytest.mark.parametrize("kill_at", range(1, 13))
@@ -118,10 +120,11 @@ def test_a_crash_inside_an_order_to_give_files_up_leaves_no_waiver_without_a_wis
 
         def hook(name: str) -> None:
             nonlocal commits
-            if ordered and name.startswith("commit"):
+            if ordered and name == "commit":
                 commits += 1
-                if commits == kill_at:
-                    world.time.die()
+                if commits == (kill_at + 1) // 2:
+                    way = Kind.CRASH_BEFORE if kill_at % 2 else Kind.CRASH_AFTER
+                    world.faults.sweep = Sweep(world.faults.total, way)
 
         async def first(world: World) -> None:
             nonlocal ordered
@@ -139,25 +142,25 @@ def test_a_crash_inside_an_order_to_give_files_up_leaves_no_waiver_without_a_wis
             assert not run.waivers or run.end_requested_by is not None or run.state is State.GONE
             await until(world, world.settled)
 
-        world.cloud.hook = hook
+        world.faults.hook = hook
         if not world.live(first):
-            world.cloud.hook = lambda _: None
+            world.faults.hook = lambda _: None
             world.live(second)
-        world.check_end()
+        world.judge.end()
 
 
 def test_a_job_that_does_not_end_is_not_taken_for_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = SimulatedAgent.stop
+    honest = SimulatedSentinel.stop
     asked: list[str] = []
 
-    async def stubborn(self: SimulatedAgent, stage: str, *, grace: float = 30) -> StageState:
+    async def stubborn(self: SimulatedSentinel, stage: str, *, grace: float = 30) -> StageState:
         asked.append(stage)
         if len(asked) < 4:
             await asyncio.sleep(1)
             return StageState("running" if len(asked) % 2 else "starting", 7, None)
         return await honest(self, stage, grace=grace)
 
-    monkeypatch.setattr(SimulatedAgent, "stop", stubborn)
+    monkeypatch.setattr(SimulatedSentinel, "stop", stubborn)
     with World(4) as world:
         with_job(world, length=4000)
 
@@ -171,7 +174,7 @@ def test_a_job_that_does_not_end_is_not_taken_for_ended(monkeypatch: pytest.Monk
         world.live(script)
         assert len(asked) == 4, "an answer that the job still runs was taken for its end"
         assert kinds(world).count(e.JobEnded) == 1
-        world.check_end()
+        world.judge.end()
 
 
 def test_an_order_that_is_too_late_says_so() -> None:
@@ -188,17 +191,13 @@ def test_an_order_that_is_too_late_says_so() -> None:
             await until(world, world.settled)
 
         world.live(script)
-        world.check_end()
+        world.judge.end()
 
 
 def neighbour(world: World) -> str:
     """Somebody else's machine in the same account; its id."""
-    offer = Offer(
-        provider="vast", offer_id="5", machine_id="m5", gpu_name="RTX 4090", gpu_count=1, gpu_memory=1,
-        price=MicroUsd(1), disk_price=MicroUsd(1),
-    )  # fmt: skip
     judge, world.cloud.judge_create = world.cloud.judge_create, lambda _: None
-    made = world.cloud.rent(Order(label="my colleague's", offer=offer, image="x", disk=1))
+    made = world.cloud.rent("my colleague's", "5")
     world.cloud.judge_create = judge
     return made.instance_id
 
@@ -208,22 +207,23 @@ def test_an_answer_that_names_somebody_elses_machine_leads_to_ours_and_leaves_th
     answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I2: machines that are not ours are listed, never touched; whatever the answer to our create says."""
-    honest = SimulatedProvider.create
+    honest = VastProvider.create
     with World(6) as world:
         with_job(world)
         theirs = neighbour(world)
 
-        async def wrong(self: SimulatedProvider, order: object) -> Created:
+        async def wrong(self: VastProvider, order: object) -> Created:
             await honest(self, order)
             if answer == "ambiguous":
                 raise Ambiguous("500", instance_id=theirs)
             return Created(theirs)
 
-        monkeypatch.setattr(SimulatedProvider, "create", wrong)
+        monkeypatch.setattr(VastProvider, "create", wrong)
         if answer == "someone else's later":  # listed only when we count on it already
             world.cloud.machines[theirs].seen_from = world.time.now + 40
 
         async def script(world: World) -> None:
+            await until(world, lambda: world.children._ctx.fleets["vast"].listing is not None)
             run = await world.launch(SPEC, "k")
             await asyncio.sleep(4000)
             if only(world).state not in (State.GONE, State.FAILED):
@@ -237,7 +237,7 @@ def test_an_answer_that_names_somebody_elses_machine_leads_to_ours_and_leaves_th
         if answer != "someone else's later":
             assert only(world).state is State.GONE
             assert not any(m.alive for m in mine)
-            assert (world.vault.root / only(world).id / "model.bin").exists()
+            assert (world.vault_root / only(world).id / "model.bin").exists()
 
 
 def test_a_look_up_that_asked_another_account_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,16 +246,20 @@ def test_a_look_up_that_asked_another_account_is_no_evidence(monkeypatch: pytest
         theirs = neighbour(world)
         looked = [False]
 
-        async def nobody(_self: SimulatedProvider, _instance_id: str) -> None:
+        async def nobody(_self: VastProvider, _instance_id: str) -> None:
             looked[0] = True
 
-        async def listing(self: SimulatedProvider) -> Listing:
+        async def listing(self: VastProvider) -> Listing:
             if looked[0] and not world.time.now % 2:
                 raise Unavailable("another account")
-            return Listing(tuple(self._row(m) for m in world.cloud.machines.values() if looked[0]))
+            return Listing(
+                tuple(
+                    parse.instance(world.cloud.status(m)) for m in world.cloud.machines.values() if looked[0]
+                )
+            )
 
-        monkeypatch.setattr(SimulatedProvider, "instance", nobody)
-        monkeypatch.setattr(SimulatedProvider, "instances", listing)
+        monkeypatch.setattr(VastProvider, "instance", nobody)
+        monkeypatch.setattr(VastProvider, "instances", listing)
         found: list[object] = []
 
         async def script(world: World) -> None:

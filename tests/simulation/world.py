@@ -23,8 +23,8 @@ from unittest import mock
 import msgspec
 import structlog
 from simulation import vast
-from simulation.clock import Crash, SimulatedLoop, Time
-from simulation.cloud import Cloud
+from simulation.clock import Crash, Deadlock, SimulatedLoop, Time
+from simulation.cloud import Cloud, Violation
 from simulation.database import Database
 from simulation.disk import Disk, broken, no_space
 from simulation.faults import Faults, Kind
@@ -194,6 +194,10 @@ class World:
             loop.run_until_complete(self._process(script))
         except BaseException as error:
             self._graveyard.append((loop, asyncio.all_tasks(loop)))
+            if isinstance(error, Deadlock):
+                raise Violation(
+                    "I4: the daemon waits for something that never comes, and does not end"
+                ) from error
             if not isinstance(error, Crash) and not _disk_refused(error):
                 raise
             self._died(Kind.POWER_CUT if power_cut else Kind.KILL)

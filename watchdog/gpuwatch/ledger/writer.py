@@ -38,6 +38,7 @@ class Writer:
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
         self._queue: asyncio.Queue[_Transaction | None] = asyncio.Queue()
+        self._failed: BaseException | None = None
         self.commits = 0
 
     def submit(
@@ -51,7 +52,11 @@ class Writer:
         cannot be written ends the daemon.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Transaction(statements, newest or {}, done))
+        if self._failed is not None:
+            # nobody writes any more: whoever would wait for it, in a clean-up, would wait for ever
+            _fail(done, self._failed)
+        else:
+            self._queue.put_nowait(_Transaction(statements, newest or {}, done))
         return done
 
     async def run(self) -> None:
@@ -70,10 +75,12 @@ class Writer:
             try:
                 await self._write(group)
             except BaseException as error:
+                self._failed = error
+                while not self._queue.empty():
+                    if (item := self._queue.get_nowait()) is not None:
+                        group.append(item)
                 for transaction in group:
-                    if not transaction.done.done():
-                        transaction.done.set_exception(error)
-                        transaction.done.exception()  # seen: the caller may be gone already
+                    _fail(transaction.done, error)
                 raise
             for transaction in group:
                 if not transaction.done.done():
@@ -108,3 +115,9 @@ def _batches(group: Sequence[_Transaction]) -> Iterator[tuple[str, list[Sequence
     ordered = [s for transaction in group for s in transaction.statements] + list(newest.values())
     for sql, same in groupby(ordered, key=lambda statement: statement[0]):
         yield sql, [values for _, values in same]
+
+
+def _fail(done: asyncio.Future[None], error: BaseException) -> None:
+    if not done.done():
+        done.set_exception(error)
+        done.exception()  # seen: the caller may be gone already
