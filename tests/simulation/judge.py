@@ -25,7 +25,7 @@ from simulation.faults import Kind
 from simulation.vast import run_of
 
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.evolve import create, evolve
+from gpuwatch.lifecycle.evolve import ARROWS, create, evolve
 from gpuwatch.lifecycle.run import FINAL, Run, State
 from gpuwatch.spec import RunSpec, read_spec
 
@@ -117,6 +117,8 @@ class Judge:
         for run_id, run in runs.items():
             replayed: Run | None = None
             for event, at in self._world.events(run_id):
+                if type(event) not in ARROWS and not isinstance(event, e.Requested):
+                    continue  # it is about a machine, not about its run
                 replayed = (
                     create(run_id, event, at)
                     if isinstance(event, e.Requested)

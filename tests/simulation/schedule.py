@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from simulation.jobs import make_spec
-from simulation.weather import arrange, happen, look
+from simulation.weather import answer_alarms, arrange, happen, look
 from simulation.world import World
 
 PATIENCE = 4 * 3600.0
@@ -47,6 +47,7 @@ async def day(world: World, launches: list[tuple[float, str]], until: float) -> 
             await world.launch(make_spec(draw), launches[0][1])
             launches.pop(0)
         await happen(world)
+        await answer_alarms(world)
         if world.time.now > until:
             return
         if not launches and world.faults.quiet and world.settled():

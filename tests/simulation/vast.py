@@ -32,6 +32,8 @@ class SimulatedVast(Transport):
         self._faults = faults
         self._hidden: dict[int, float] = {}
         """Machines that listings leave out although they exist, and until when."""
+        self.introduced: Callable[[], bool] = lambda: True
+        """Whether the daemon knows which account its machines are of: before that, any is as good as another."""
         self.lies: str | None = None
         """Which read may leave out what exists, never both at once: "list", "show" or None."""
 
@@ -48,7 +50,7 @@ class SimulatedVast(Transport):
             await asyncio.sleep(20)
             return None
         await asyncio.sleep(self._cloud.draw.uniform(0.05, 0.6) + (15 if kind is Kind.DELAY else 0))
-        if self._faults.lasts(Kind.STRANGER):
+        if self._faults.lasts(Kind.STRANGER) and self.introduced():
             self._faults.note(Kind.STRANGER)
             return self._as_stranger(endpoint)
         answer = await (self._write if write else self._read)(kind, endpoint, path, kwargs)

@@ -13,11 +13,12 @@ from gpuproviders.model import Trouble
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 from gpuwatch.lifecycle.evolve import Impossible
+from gpuwatch.lifecycle.register import Alarm
 
 _WINDOWS: tuple[tuple[Kind, float, float, float], ...] = (
     # kind, how often a day has one, shortest, longest
     (Kind.OFFLINE, 0.3, 30, 900),
-    (Kind.STRANGER, 0.0, 30, 900),
+    (Kind.STRANGER, 0.12, 30, 900),
     (Kind.DISK_FULL, 0.2, 10, 900),
     (Kind.LEDGER_FULL, 0.08, 1, 300),
 )
@@ -174,6 +175,16 @@ async def _person(world: World) -> None:
                 )
     except (CallFailed, Impossible):
         return
+
+
+async def answer_alarms(world: World) -> None:
+    """A person reads the alarms about machines that nobody can see, looks into the console, and answers."""
+    assert world.children is not None
+    assert world.ledger is not None
+    for entry in list(world.ledger.register.values()):
+        machine = world.cloud.machines.get(entry.instance_id or "")
+        if entry.alarm is Alarm.UNSEEN and (machine is None or not machine.alive):
+            await world.children.service.resolve(wire.Resolve(label=entry.label, reason="not in the console"))
 
 
 async def look(world: World) -> None:

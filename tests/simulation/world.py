@@ -37,11 +37,10 @@ from gpuwatch.config import Config, Scrub, Watch
 from gpuwatch.custody import permit
 from gpuwatch.daemon.clock import SteadyClock
 from gpuwatch.daemon.context import Context
-from gpuwatch.daemon.fleet import Fleet
-from gpuwatch.daemon.main import Children, resume
+from gpuwatch.daemon.main import Children, fleet_of, resume
 from gpuwatch.ledger import Ledger
+from gpuwatch.ledger.opening import migrate
 from gpuwatch.ledger.schema import PRAGMAS
-from gpuwatch.ledger.store import _migrate
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import FINAL, Run, State
 from gpuwatch.paths import Paths
@@ -74,6 +73,8 @@ class World:
         self.cloud.judge_destroy = self.judge.at_destroy
         self.cloud.judge_create = self.judge.at_create
         self.provider, self.transport = vast.provider(self.cloud, self.faults)
+        open_entry = "SELECT 1 FROM labels WHERE sent_at IS NOT NULL AND buried_at IS NULL"
+        self.transport.introduced = lambda: bool(self.rows(open_entry))
         self.scrub = scrub
         self.scrubbed = False
         """Whether, at the end, the scrub had time to read everything once more."""
@@ -229,7 +230,7 @@ class World:
         database: Any = self.database
         for pragma in PRAGMAS:
             await database.execute(pragma)
-        await _migrate(database, self.home / "ledger.db")
+        await migrate(database, self.home / "ledger.db")
         ledger = Ledger(database, now=clock)
         await ledger._load()
         await resume(clock, ledger)
@@ -242,7 +243,7 @@ class World:
         ctx = Context(
             config=config, ledger=ledger, vault=vault, boxes=boxes, hostkeys=HostKeys(self.home), key=self.home / "key",
             public_key="ssh-ed25519 AAAA sim", trainer=None, now=clock,
-            fleets={"vast": Fleet(self.provider, interval=config.account_interval)},
+            fleets={"vast": fleet_of(self.provider, ledger, config)},
         )  # fmt: skip
         stop = asyncio.Event()
         paths = Paths(config=self.home, state=self.home, runtime=self.home, vault=vault.root)
