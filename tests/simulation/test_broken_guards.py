@@ -29,7 +29,7 @@ from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import State
 from gpuwatch.vault import layout, receipt, sink
 
-LIMIT = 400
+LIMIT = 1500
 """Days within which a broken guard must be found."""
 FIRST = 3_000_000
 

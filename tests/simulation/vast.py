@@ -150,9 +150,10 @@ class SimulatedVast(Transport):
         after = int(query.get("after_token", 0))
         shown = [self._cloud.status(m) for m in self._cloud.machines.values() if self._cloud.visible(m)]
         if kind is Kind.WRONG and shown:  # a liar: well-formed, complete by its own word, and one is missing
-            self._hidden[self._cloud.draw.choice(shown)["id"]] = (
-                self._cloud.time.now + self._cloud.draw.uniform(0, 150)
-            )
+            now, victim = self._cloud.time.now, self._cloud.draw.choice(shown)["id"]
+            # of a machine that was never seen nobody could tell; one that was known for a while must not vanish
+            if now - self._cloud.machines[str(victim)].created > 240:
+                self._hidden[victim] = now + self._cloud.draw.uniform(20, 400)
         shown = [row for row in shown if self._hidden.get(row["id"], 0) <= self._cloud.time.now]
         shown += [
             {"id": int(n), "label": label, "actual_status": "running"}
