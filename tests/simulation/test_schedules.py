@@ -16,7 +16,7 @@ from simulation.schedule import play
 from simulation.simulate import REPLAY, Report, fan_out
 
 COUNT = int(os.environ.get("GPUTUI_SCHEDULES", "5000"))
-JOBS = int(os.environ.get("GPUTUI_JOBS", "2"))
+JOBS = int(os.environ.get("GPUTUI_JOBS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"))
 FIRST = 1_000_000
 PARTS = 10
 
