@@ -97,3 +97,25 @@ def test_a_taken_offer_and_a_wrong_key_are_reported_by_the_cli(simulator: Simula
     refused = simulator.vastai("show", "user", "--api-key", "wrong", check=False)
     assert refused["status_code"] == 404
     assert refused["msg"] == "Invalid user key"
+
+
+def test_a_bid_is_changed_and_the_market_decides(simulator: Simulator) -> None:
+    offers = simulator.vastai("search", "offers", "gpu_name=RTX_3090 num_gpus=1", "--type", "bid")
+    high = str(round(offers[0]["min_bid"] * 3, 4))
+    made = simulator.vastai(
+        "create", "instance", str(offers[0]["id"]), "--image", "x", "--disk", "10", "--ssh", "--bid_price", high
+    )
+    number = made["new_contract"]
+    simulator.wait(number, "running")
+    simulator.vastai("change", "bid", str(number), "--price", "0.001")
+    simulator.wait(number, "outbid")
+    row = simulator.vastai("show", "instance", str(number))
+    assert (row["is_bid"], row["intended_status"], row["min_bid"]) == (True, "stopped", 0.001)
+    simulator.vastai("change", "bid", str(number), "--price", high)
+    simulator.wait(number, "running")
+    simulator.vastai("destroy", "instance", str(number), "-y")
+
+
+def test_money_is_shown_as_charges_and_as_invoices(simulator: Simulator) -> None:
+    assert "stripe_payments" in str(simulator.vastai("show", "invoices-v1", "--invoices"))
+    assert simulator.vastai("show", "user")["credit"] < 25

@@ -158,7 +158,7 @@ class VastProvider:
             query: dict[str, Any] = {"limit": _PAGE, "order_by": [{"col": "id", "dir": "asc"}]}
             if token is not None:
                 query["after_token"] = token
-            body = await self._calls.read("get", "/api/v1/instances/", endpoint="list", query_args=query)
+            body = await self._list(query)
             whole = isinstance(body, dict) and body.get("success") is True and "next_token" in body
             page = body.get("instances") if whole else None
             if not isinstance(page, list) or len(page) > _MAX_ROWS:
@@ -179,6 +179,13 @@ class VastProvider:
                 raise Unavailable("Vast's list of instances pages in circles", provider=NAME)
             token = following
         raise Unavailable("Vast's list of instances does not end", provider=NAME)
+
+    async def _list(self, query: dict[str, Any]) -> Any:
+        """A page. A refusal (410 after a retirement, say) tells nothing about what exists."""
+        try:
+            return await self._calls.read("get", "/api/v1/instances/", endpoint="list", query_args=query)
+        except Refused as error:
+            raise Unavailable(str(error), provider=NAME, code=error.code) from error
 
     async def instance(self, instance_id: str) -> Instance | None:
         """Look one up. None only for `{"instances": null}` or a not-found that is not an auth error."""
