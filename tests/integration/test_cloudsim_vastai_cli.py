@@ -103,7 +103,16 @@ def test_a_bid_is_changed_and_the_market_decides(simulator: Simulator) -> None:
     offers = simulator.vastai("search", "offers", "gpu_name=RTX_3090 num_gpus=1", "--type", "bid")
     high = str(round(offers[0]["min_bid"] * 3, 4))
     made = simulator.vastai(
-        "create", "instance", str(offers[0]["id"]), "--image", "x", "--disk", "10", "--ssh", "--bid_price", high
+        "create",
+        "instance",
+        str(offers[0]["id"]),
+        "--image",
+        "x",
+        "--disk",
+        "10",
+        "--ssh",
+        "--bid_price",
+        high,
     )
     number = made["new_contract"]
     simulator.wait(number, "running")
