@@ -105,7 +105,9 @@ class Endpoint:
     port: int
     user: str = "root"
     kind: str = "direct"
-    """`direct` or `proxy`; direct is tried first."""
+    """`direct` or `proxy` (direct is tried first); `own`: as the user's SSH configuration says."""
+    config: str | None = None
+    """For `own`: the path of that configuration; address, user, keys and jump hosts are found there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

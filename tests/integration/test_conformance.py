@@ -17,12 +17,12 @@ def conformance(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("provider", ["vast", "runpod"])
-def test_the_providers_conform(provider: str) -> None:
+@pytest.mark.parametrize(("provider", "promises"), [("vast", 15), ("runpod", 15), ("ssh", 5)])
+def test_the_providers_conform(provider: str, promises: int) -> None:
     done = conformance(provider)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{provider}: conforms" in done.stdout
-    assert done.stdout.count("kept") == 15
+    assert done.stdout.count("kept") == promises
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,17 @@ class VastSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: str = "20s"
 
 
+class OwnHost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[providers.ssh.host.NAME]`."""
+
+    address: str
+    port: int = 22
+    user: str | None = None
+    key: str | None = None
+    jump: str | None = None
+    known_hosts: str | None = None
+
+
 class RunpodSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[providers.runpod]`, as for Vast. Without `enabled` it is watched when there is a key for it."""
 
@@ -39,11 +50,25 @@ class RunpodSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: str = "30s"
 
 
+class SshSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[providers.ssh]`: own machines. `hosts` are names of `config`, by default `~/.ssh/config`.
+
+    `host` describes machines right here: `[providers.ssh.host.NAME]` with `address` and, if need be, `port`,
+    `user`, `key` (a file) and `jump` (another host's name).
+    """
+
+    hosts: list[str] = []
+    config: str | None = None
+    host: dict[str, OwnHost] = {}
+    timeout: str = "20s"
+
+
 class Providers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[providers]`."""
 
     vast: VastSettings = VastSettings()
     runpod: RunpodSettings = RunpodSettings()
+    ssh: SshSettings = SshSettings()
 
 
 class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +149,7 @@ def load(path: Path) -> Config:
             *msgspec.structs.astuple(config.watch),
             config.providers.vast.timeout,
             config.providers.runpod.timeout,
+            config.providers.ssh.timeout,
             config.scrub.every,
         ):
             parse_duration(value)

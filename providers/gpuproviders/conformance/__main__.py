@@ -11,7 +11,7 @@ import time
 import traceback
 
 from gpuproviders.conformance.checks import CHECKS, Broken, Check
-from gpuproviders.conformance.ground import Ground, OncePermit, simulated
+from gpuproviders.conformance.ground import Ground, OncePermit, own_machines, simulated
 from gpuproviders.errors import ProviderError
 
 CHECK_SECONDS = 150.0
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         description="Check a provider against everything that the rest of gputui relies on.",
         epilog="The checks run on a simulated account that is thrown away. Exit code: 0 all kept, 1 something broken.",
     )
-    top.add_argument("provider", choices=("vast", "runpod"))
+    top.add_argument("provider", choices=("vast", "runpod", "ssh"))
     top.add_argument(
         "--fault", action="append", default=[], metavar="NAME[=ARG]",
         help="leave this fault of the simulator on all the time: the checks must then fail (repeatable)",
@@ -76,11 +76,16 @@ async def _tidy(ground: Ground) -> None:
 async def run(options: argparse.Namespace) -> int:
     """All checks; returns the exit code."""
     broken = 0
-    async with simulated(options.provider, options.fault) as ground:
+    place = own_machines() if options.provider == "ssh" else simulated(options.provider, options.fault)
+    async with place as ground:
         ear = _Ear(ground.key)
         logging.getLogger().addHandler(ear)
         logging.getLogger().setLevel(logging.DEBUG)
         for check in CHECKS:
+            if (check.needs_faults and ground.url is None) or (
+                check.needs_keys and options.provider == "ssh"
+            ):
+                continue  # own machines have neither a simulator nor an account
             if options.only and options.only not in check.promise:
                 continue
             started = time.monotonic()

@@ -30,6 +30,8 @@ class Check:
     promise: str
     run: Callable[[Ground], Awaitable[None]]
     needs_faults: bool = False
+    needs_keys: bool = False
+    """The provider has an account with a key."""
 
 
 def must(condition: object, said: str) -> None:
@@ -37,6 +39,9 @@ def must(condition: object, said: str) -> None:
     if not condition:
         raise Broken(said)
 
+
+PLACE = "place=$HOME/.gputui/workspace; [ -d $place ] || place=${WORKSPACE:-/workspace}"
+"""Shell words that find where work lies, as the sentinel does."""
 
 # --- tools ---------------------------------------------------------------------------------------
 
@@ -98,10 +103,12 @@ async def command(ground: Ground, instance_id: str, line: str) -> str:
         async with asyncio.timeout(SECONDS):
             while True:
                 at = (await running(ground, instance_id)).endpoints[0]
+                manner: dict[str, object] = {"config": [at.config]}
+                if at.kind != "own":
+                    manner = {"port": at.port, "username": at.user, "client_keys": [str(ground.ssh_key)], "known_hosts": None,
+                              "config": None}  # fmt: skip
                 try:
-                    async with asyncssh.connect(
-                        at.host, at.port, username=at.user, client_keys=[str(ground.ssh_key)], known_hosts=None, config=None,
-                    ) as box:  # fmt: skip
+                    async with asyncssh.connect(at.host, **manner) as box:
                         return str((await box.run(line, check=True)).stdout)
                 except (OSError, asyncssh.Error) as error:
                     problem = str(error)
@@ -163,7 +170,7 @@ async def life(ground: Ground) -> None:
     await command(
         ground,
         made.instance_id,
-        'mkdir -p "${WORKSPACE:-/workspace}"; echo kept > "${WORKSPACE:-/workspace}/file"',
+        f"{PLACE}; mkdir -p $place; echo kept > $place/file",
     )
     if ground.provider.capabilities.can_stop:
         await ground.provider.stop(made.instance_id)
@@ -172,7 +179,7 @@ async def life(ground: Ground) -> None:
         )
         await ground.provider.start(made.instance_id)
         if ground.provider.capabilities.stop_keeps_disk:
-            kept = await command(ground, made.instance_id, 'cat "${WORKSPACE:-/workspace}/file"')
+            kept = await command(ground, made.instance_id, f"{PLACE}; cat $place/file")
             must(kept == "kept\n", "a stop that keeps the disk lost a file")
     permit = OncePermit(made.instance_id)
     await ground.provider.destroy(permit)
@@ -347,7 +354,7 @@ CHECKS: tuple[Check, ...] = (
     Check("a machine is made, found by label and id, entered, stopped, started, destroyed, gone", life),
     Check("the list is complete, and destroying one machine touches no other", several),
     Check("an id that never was is none", absent),
-    Check("a wrong or missing key is Unauthorized, never an empty account", wrong_key),
+    Check("a wrong or missing key is Unauthorized, never an empty account", wrong_key, needs_keys=True),
     Check("a list that is none, short or refused is unknown, never empty", lists, needs_faults=True),
     Check("a look-up says gone only when the vendor does", shows, needs_faults=True),
     Check(

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import getpass
 import json
+import os
 import secrets
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -146,3 +152,93 @@ def _makers() -> dict[str, Callable[[str, str], Provider]]:
         "vast": lambda key, url: VastProvider(key=lambda: key, url=url, paced=False, seconds=3),
         "runpod": lambda key, url: RunpodProvider(key=lambda: key, url=url, seconds=3),
     }
+
+
+SSHD = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {home}/host_key
+AuthorizedKeysFile {home}/id.pub
+StrictModes no
+UsePAM no
+PidFile none
+PasswordAuthentication no
+PermitRootLogin yes
+SetEnv HOME={house} PATH={house}/bin:/usr/local/bin:/usr/bin:/bin
+"""
+_SMI = "#!/bin/sh\necho 'NVIDIA RTX A4000, 16376'\n"
+
+
+@asynccontextmanager
+async def own_machines(count: int = 3) -> AsyncIterator[Ground]:
+    """So many machines of our own: OpenSSH servers on this machine, each with a home folder of its own."""
+    from gpuproviders.ssh import SshProvider
+
+    sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if sshd is None:
+        raise RuntimeError("there is no sshd on this machine (apt-get install openssh-server)")
+    with tempfile.TemporaryDirectory(prefix="gputui-conformance-") as folder:
+        home = Path(folder)
+        ssh_key = await asyncio.to_thread(_key_pair, home)
+        ports = await asyncio.to_thread(_furnish, home, count)
+        servers = [
+            await asyncio.create_subprocess_exec(
+                sshd, "-D", "-e", "-f", str(home / f"sshd-{port}"), stderr=subprocess.PIPE, start_new_session=True
+            )
+            for port in ports
+        ]  # fmt: skip
+        try:
+            for server in servers:
+                async with asyncio.timeout(SECONDS):
+                    while server.stderr is not None and b"Server listening" not in (
+                        line := await server.stderr.readline()
+                    ):
+                        if not line:
+                            raise RuntimeError("sshd did not start")
+            names = [f"own{port}" for port in ports]
+            provider = SshProvider(names, config=home / "config")
+            try:
+                yield Ground(
+                    name="ssh", provider=provider, provider_for=lambda _key: provider, key=secrets.token_hex(16), home=home,
+                    query=OfferQuery(gpu_count=1, disk=1), ssh_key=ssh_key, image="", absent_id="own1.0123456789",
+                )  # fmt: skip
+            finally:
+                await provider.close()
+        finally:
+            for server in servers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(server.pid, signal.SIGKILL)
+                await server.wait()
+
+
+def _furnish(home: Path, count: int) -> list[int]:
+    """Home folders, server and client configurations; returns the servers' ports. Blocking."""
+    import asyncssh
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    (home / "host_key").write_bytes(key.export_private_key())
+    (home / "host_key").chmod(0o600)
+    public = key.export_public_key().decode().strip()
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # Debian's sshd wants it when root starts it
+    ports, client, known = [], "", ""
+    with contextlib.ExitStack() as reserved:
+        for _ in range(count):
+            free = reserved.enter_context(socket.socket())
+            free.bind(("127.0.0.1", 0))
+            ports.append(int(free.getsockname()[1]))
+    for port in ports:
+        house = home / f"house-{port}"
+        (house / "bin").mkdir(parents=True)
+        smi = house / "bin" / "nvidia-smi"
+        smi.write_text(_SMI)
+        smi.chmod(0o755)
+        (home / f"sshd-{port}").write_text(SSHD.format(port=port, home=home, house=house))
+        known += f"[127.0.0.1]:{port} {public}\n"
+        client += (
+            f"Host own{port}\n  HostName 127.0.0.1\n  Port {port}\n  User {getpass.getuser()}\n"
+            f"  IdentityFile {home / 'id'}\n  UserKnownHostsFile {home / 'known_hosts'}\n"
+        )
+    (home / "known_hosts").write_text(known)
+    (home / "config").write_text(client)
+    return ports

@@ -71,17 +71,26 @@ class Box:
 
     @classmethod
     async def connect(cls, endpoint: Endpoint, *, alias: str, key: Path, hostkeys: HostKeys) -> Box:
-        """Connect and log in. Raises BoxUnreachable, BoxAuth or HostKeyChanged."""
+        """Connect and log in. Raises BoxUnreachable, BoxAuth or HostKeyChanged.
+
+        An own machine is reached as the user's SSH configuration says, with the user's known_hosts.
+        """
+        manner: dict[str, Any] = {
+            "encryption_algs": _CIPHERS, "compression_algs": ["none"], "connect_timeout": 10, "login_timeout": 25,
+            "keepalive_interval": 15, "keepalive_count_max": 3, "window": WINDOW, "utf8_decode_errors": "replace",
+            "preferred_auth": ["publickey"], "gss_host": None, "x509_trusted_certs": None,
+        }  # fmt: skip
+        if endpoint.kind == "own":
+            manner |= {"config": [endpoint.config] if endpoint.config is not None else ()}
+        else:
+            manner |= {
+                "port": endpoint.port, "username": endpoint.user, "config": None, "agent_path": None,
+                "client_keys": [str(key)], "known_hosts": hostkeys.pinned(alias), "host_key_alias": alias,
+                "client_factory": lambda: _Pinning(hostkeys, alias),
+            }  # fmt: skip
         try:
             async with asyncio.timeout(45):
-                connection = await asyncssh.connect(
-                    endpoint.host, endpoint.port, username=endpoint.user, config=None, agent_path=None,
-                    client_keys=[str(key)], known_hosts=hostkeys.pinned(alias), host_key_alias=alias,
-                    client_factory=lambda: _Pinning(hostkeys, alias), encryption_algs=_CIPHERS,
-                    compression_algs=["none"], connect_timeout=10, login_timeout=25, keepalive_interval=15,
-                    keepalive_count_max=3, window=WINDOW, utf8_decode_errors="replace",
-                    preferred_auth=["publickey"], gss_host=None, x509_trusted_certs=None,
-                )  # fmt: skip
+                connection = await asyncssh.connect(endpoint.host, **manner)
         except asyncssh.HostKeyNotVerifiable as error:
             raise HostKeyChanged(
                 f"{alias} shows another host key than the one pinned at first contact; nothing was sent to it"

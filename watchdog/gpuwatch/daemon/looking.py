@@ -49,6 +49,8 @@ class Looking(Desk):
         machine = run.machine
         if machine is None or machine.host is None or run.state in FINAL or machine.gone_at is not None:
             return []
+        if machine.provider == "ssh":
+            return ["ssh", machine.host]
         name = alias(machine)
         return [
             "ssh", "-i", str(self._ctx.key), "-p", str(machine.port), "-o", "IdentitiesOnly=yes",

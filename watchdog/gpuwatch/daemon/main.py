@@ -16,7 +16,8 @@ from gpuproviders import keys
 from gpuproviders.model import Account, Provider
 from gpuwatch.box.boxes import SshBoxes
 from gpuwatch.box.hostkeys import HostKeys, own_key
-from gpuwatch.config import Config, vault_folder
+from gpuwatch.clean import clean
+from gpuwatch.config import Config, ConfigError, SshSettings, vault_folder
 from gpuwatch.daemon.actor import Actor
 from gpuwatch.daemon.clock import SteadyClock
 from gpuwatch.daemon.context import Context
@@ -30,7 +31,7 @@ from gpuwatch.daemon.service import Service
 from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle.reconcile import stranger
 from gpuwatch.lifecycle.run import FINAL, Run
-from gpuwatch.paths import Paths
+from gpuwatch.paths import Paths, discover
 from gpuwatch.spec import RunSpec, SpecError, read_spec
 from gpuwatch.spec.units import parse_duration
 from gpuwatch.vault.layout import Vault
@@ -233,7 +234,40 @@ def providers_of(config: Config) -> dict[str, Provider]:
         found["runpod"] = RunpodProvider(
             url=settings.url, paced=settings.paced, seconds=parse_duration(settings.timeout)
         )
+    own = config.providers.ssh
+    if own.hosts or own.host:
+        from gpuproviders.ssh import SshProvider
+
+        found["ssh"] = SshProvider(
+            [*own.hosts, *own.host], config=ssh_config(own, discover()), seconds=parse_duration(own.timeout)
+        )
     return found
+
+
+def ssh_config(own: SshSettings, paths: Paths) -> Path:
+    """The SSH client configuration for own machines: the user's, with the settings' own hosts before it."""
+    users = Path(own.config).expanduser() if own.config else Path.home() / ".ssh" / "config"
+    if not own.host:
+        return users
+    text = ""
+    for name, host in own.host.items():
+        words = {
+            "HostName": host.address, "Port": str(host.port), "User": host.user, "IdentityFile": host.key, "ProxyJump": host.jump,
+            "UserKnownHostsFile": host.known_hosts,
+        }  # fmt: skip
+        for value in (name, *words.values()):
+            if value is not None and ("\n" in value or '"' in value or not value.strip()):
+                raise ConfigError(
+                    f"providers.ssh.host.{clean(name, 40)}: {clean(value, 60)!r} cannot be used"
+                )
+        text += f"Host {name}\n" + "".join(f'  {k} "{v}"\n' for k, v in words.items() if v is not None)
+    if users.exists():
+        text += f'Match all\nInclude "{users}"\n'
+    paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made = paths.state / "ssh_config"
+    made.write_text(text, encoding="utf-8")
+    made.chmod(0o600)
+    return made
 
 
 def run(paths: Paths, config: Config) -> None:

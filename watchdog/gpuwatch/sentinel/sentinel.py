@@ -90,8 +90,12 @@ def environment() -> dict[str, str]:
 
 
 def workspace(env: dict[str, str]) -> str:
-    """Where the provider wants work to lie; the home folder when it says nothing usable."""
-    for candidate in (env.get("WORKSPACE"), env.get("DATA_DIRECTORY"), "/workspace"):
+    """Where the provider wants work to lie; the home folder when it says nothing usable.
+
+    On a machine of the user's own everything lies in one folder, which the provider has made.
+    """
+    own = os.path.expanduser("~/.gputui/workspace")
+    for candidate in (own, env.get("WORKSPACE"), env.get("DATA_DIRECTORY"), "/workspace"):
         if (
             candidate
             and os.path.isabs(candidate)

@@ -12,7 +12,7 @@ from gpuwatch.clean import clean
 from gpuwatch.mirror.names import check_remote
 from gpuwatch.spec.units import parse_duration, parse_size
 
-PROVIDERS = ("vast", "runpod")
+PROVIDERS = ("vast", "runpod", "ssh")
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
