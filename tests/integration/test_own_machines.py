@@ -27,6 +27,7 @@ case "$*" in *memory.total*) echo "NVIDIA RTX A4000, 16376";; *driver_version*) 
 
 class OnePermit(Permit):
     instance_id = ""
+    covers_loss = True
 
     def __init__(self, instance_id: str) -> None:
         self.instance_id = instance_id
@@ -233,7 +234,7 @@ async def test_an_unknown_or_changed_host_key_is_refused_with_what_to_do(lab: La
     with pytest.raises(Unauthorized, match="`ssh lab` once"):
         await provider.destroy(OnePermit("lab.0123456789"))
     assert (await provider.instances()).instances[0].power is Power.OFFLINE
-    for act in (provider.start("x"), provider.stop("x")):
+    for act in (provider.start("x"), provider.stop(OnePermit("x"))):
         with pytest.raises(Refused):
             await act
     await provider.close()

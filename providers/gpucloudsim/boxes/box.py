@@ -170,11 +170,12 @@ class Box:
             self.home / ".ssh" / "authorized_keys", 0 if greeted.exists() else quirks.ssh_denied, banner
         )
         greeted.touch()
-        self._host = SshHost(self.path, self.home, access, self.shell, quirks.quota_bytes, self._count)
+        host = SshHost(self.path, self.home, access, self.shell, quirks.quota_bytes, self._count)
         if quirks.ssh_silent:
-            await self._host.open_silent(list(self._sockets))
+            await host.open_silent(list(self._sockets))
         else:
-            await self._host.open(list(self._sockets), key)
+            await host.open(list(self._sockets), key)
+        self._host = host  # only now: who waits for SSH must find it
 
     async def hang_up(self) -> None:
         """Cut SSH; the processes run on."""

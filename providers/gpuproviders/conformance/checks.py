@@ -173,7 +173,9 @@ async def life(ground: Ground) -> None:
         f"{PLACE}; mkdir -p $place; echo kept > $place/file",
     )
     if ground.provider.capabilities.can_stop:
-        await ground.provider.stop(made.instance_id)
+        stop = OncePermit(made.instance_id, covers_loss=not ground.provider.capabilities.stop_keeps_disk)
+        await ground.provider.stop(stop)
+        must(stop.spent == 1, f"stop spent its permit {stop.spent} times")
         await until(
             ground, made.instance_id, lambda i: i is not None and i.power is Power.STOPPED, "not stopped"
         )
@@ -328,7 +330,7 @@ async def fields(ground: Ground) -> None:
 async def refused_start(ground: Ground) -> None:
     made = await make(ground, ground.label())
     await running(ground, made.instance_id)
-    await ground.provider.stop(made.instance_id)
+    await ground.provider.stop(OncePermit(made.instance_id))
     await until(ground, made.instance_id, lambda i: i is not None and i.power is Power.STOPPED, "not stopped")
     await ground.fault("start_refused*1")
     await raises(ground.provider.start(made.instance_id), Refused)

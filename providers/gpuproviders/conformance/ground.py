@@ -30,9 +30,11 @@ class OncePermit(Permit):
     """A permit of the checks: good for one machine, once."""
 
     instance_id = ""
+    covers_loss = False
 
-    def __init__(self, instance_id: str) -> None:
+    def __init__(self, instance_id: str, *, covers_loss: bool = True) -> None:
         self.instance_id = instance_id
+        self.covers_loss = covers_loss
         self.spent = 0
 
     def spend(self) -> None:

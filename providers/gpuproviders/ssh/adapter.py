@@ -178,7 +178,7 @@ class SshProvider:
         """Own machines are not switched on from here."""
         raise Refused("an own machine cannot be started from here", provider=NAME, code="own")
 
-    async def stop(self, instance_id: str, permit: Permit | None = None) -> None:
+    async def stop(self, permit: Permit) -> None:
         """Own machines are not switched off from here."""
         raise Refused("an own machine is not stopped from here; it costs nothing", provider=NAME, code="own")
 
