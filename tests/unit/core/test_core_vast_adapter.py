@@ -187,7 +187,8 @@ async def test_a_listing_is_never_made_from_a_failure(
     script.answers = [reply]
     with pytest.raises(ProviderError) as caught:
         await vast.instances()
-    assert type(caught.value) is read, said
+    # a list that was refused tells nothing about what exists
+    assert type(caught.value) is (read if read in (Throttled, Unauthorized) else Unavailable), said
 
 
 @pytest.mark.parametrize(("said", "reply", "_write", "_read"), ANSWERS, ids=[a[0] for a in ANSWERS])
