@@ -54,6 +54,7 @@ class RunpodWorld(World):
     """A simulated RunPod and a daemon; with `both`, a simulated Vast beside it."""
 
     both = False
+    vast_url = ""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -64,7 +65,6 @@ class RunpodWorld(World):
 
     def start_simulator(self, *options: str) -> None:
         super().start_simulator("--cloud", "runpod", *options)
-        vast_url = ""
         if self.both:
             with (self.home / "vast.log").open("ab") as log:
                 self.vast = subprocess.Popen(
@@ -72,8 +72,8 @@ class RunpodWorld(World):
                     stdout=subprocess.PIPE, stderr=log, env=self.environment,
                 )  # fmt: skip
             assert self.vast.stdout is not None
-            vast_url = json.loads(self.vast.stdout.readline())["url"]
-        text = CONFIG.format(vast=str(self.both).lower(), vast_url=vast_url, runpod_url=self.url)
+            self.vast_url = json.loads(self.vast.stdout.readline())["url"]
+        text = CONFIG.format(vast=str(self.both).lower(), vast_url=self.vast_url, runpod_url=self.url)
         (self.home / "config" / "config.toml").write_text(text)
 
     def stop(self) -> None:

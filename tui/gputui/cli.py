@@ -160,6 +160,10 @@ def build_parser() -> argparse.ArgumentParser:
     completion = verb("completion", "print a shell completion script", json=False)
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
 
+    login = verb("login", "check and keep the key of an account", json=False)
+    login.add_argument("vendor", choices=("vast", "runpod"))
+    login.add_argument("--forget", action="store_true", help="remove the key that was kept")
+
     # the demo has options of its own; main() hands them over before this parser looks at them
     verb("demo", "the whole story on a simulated cloud: no account, no key, no cost", json=False)
     return parser

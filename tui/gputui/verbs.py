@@ -384,6 +384,17 @@ def status(args: argparse.Namespace, console: Console) -> int:
     return DAMAGE if answer.alarms else OK
 
 
+def login(args: argparse.Namespace, console: Console) -> int:
+    """Hand over to `gpuwatch login`: keys are the daemon's business, and travel by the terminal or a pipe only."""
+    import subprocess
+    import sys
+
+    forget = ["--forget"] if args.forget else []
+    return subprocess.run(
+        [sys.executable, "-m", "gpuwatch", "login", args.vendor, *forget], check=False
+    ).returncode
+
+
 # --- actions -------------------------------------------------------------------------------------
 
 
@@ -397,6 +408,8 @@ def launch(args: argparse.Namespace, console: Console) -> int:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         console.error(f"cannot read the spec {args.spec}: {error}")
         return USAGE
+    if args.dry_run:
+        spec = wire.SpecText(text=spec.text, file=spec.file, base=spec.base, market=True)
     paths = discover()
     if start_daemon(paths) and not console.json:
         console.note("started gpuwatch; it goes on when you close this (stop it with `gpuwatch stop`)")

@@ -24,6 +24,15 @@ Only the receipts are used: this works without daemon, ledger and network, and w
 `sha256sum -c .receipts/DIGEST.sha256` in a run's folder checks the same by other means."""
 
 
+_LOGIN = """\
+Asks for the key (or reads it from a pipe), asks the account whether it is good, and keeps it in a file
+that only you can read. It is never taken from the command line.
+
+A restricted key is enough: Vast needs the permissions for instances (read, write), search and user (read);
+RunPod needs pods (read, write), and GraphQL read access if the balance is to be shown. An environment
+variable (VAST_API_KEY, RUNPOD_API_KEY) goes before the kept key; the vendors' own files come after it."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -61,6 +70,14 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="check everything that gpuwatch needs, and say what to do")
     doctor.add_argument("--json", action="store_true", help="machine-readable (docs/operations.md)")
     doctor.add_argument("--online", action="store_true", help="also ask the providers' accounts")
+    login = verbs.add_parser(
+        "login",
+        help="check an account's API key and keep it for the daemon",
+        description=_LOGIN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    login.add_argument("vendor", choices=("vast", "runpod"))
+    login.add_argument("--forget", action="store_true", help="remove the key that was kept")
     sim = verbs.add_parser(
         "sim",
         help="start the simulated clouds (all further options are its own; try: sim --help)",
@@ -97,6 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from gpuwatch import doctor
 
                 return doctor.run(as_json=options.json, online=options.online)
+            case "login":
+                from gpuwatch import cli_login
+
+                return cli_login.run(options.vendor, forget=options.forget)
             case _:
                 return _stop(options.timeout)
     except CallFailed as error:

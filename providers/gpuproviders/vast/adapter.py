@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from gpuproviders import keys
@@ -22,7 +22,7 @@ from gpuproviders.model import (
     Order,
     Permit,
 )
-from gpuproviders.money import usd
+from gpuproviders.money import MicroUsd, usd
 from gpuproviders.vast import parse
 from gpuproviders.vast.transport import CALL_SECONDS, NAME, Transport
 
@@ -35,6 +35,8 @@ _MAX_ROWS = 1000
 """Rows of one answer; Vast sends 25 instances or 64 offers. What is longer is not from Vast."""
 _SEARCH_CAP = 64
 """Vast returns at most 64 offers a search, whatever the limit says."""
+_MAX_SEARCHES = 8
+"""Searches for one GPU name: 10 a minute are allowed."""
 
 
 class VastProvider:
@@ -64,13 +66,32 @@ class VastProvider:
         names: tuple[str | None, ...] = query.gpu_names or (None,)
         found: dict[str, Offer] = {}
         for name in names:
-            for offer in await self._search(query, name):
+            async for offer in self._pages(query, name):
                 if _fits(offer, query):
                     found[offer.offer_id] = offer
         ranked = sorted(found.values(), key=lambda o: (o.price, o.offer_id))
         return tuple(ranked[: query.limit])
 
-    async def _search(self, query: OfferQuery, name: str | None) -> list[Offer]:
+    async def _pages(self, query: OfferQuery, name: str | None) -> AsyncIterator[Offer]:
+        """Searches from the cheapest price on, each beginning where the last one was cut off.
+
+        Vast cuts every search at 64 rows, whatever the limit says.
+        """
+        least: MicroUsd | None = None
+        seen: set[str] = set()
+        for _ in range(min(_MAX_SEARCHES, -(-query.limit // _SEARCH_CAP))):
+            rows = await self._search(query, name, least)
+            fresh = [offer for offer in rows if offer.offer_id not in seen]
+            for offer in fresh:
+                seen.add(offer.offer_id)
+                yield offer
+            if len(rows) < _SEARCH_CAP or not fresh:
+                return
+            least = max(offer.price for offer in rows)
+
+    async def _search(
+        self, query: OfferQuery, name: str | None, least: MicroUsd | None = None
+    ) -> list[Offer]:
         filters: dict[str, Any] = {
             "rentable": {"eq": True},
             "rented": {"eq": False},
@@ -85,8 +106,14 @@ class VastProvider:
             filters["gpu_name"] = {"eq": name}
         if query.gpu_count is not None:
             filters["num_gpus"] = {"eq": query.gpu_count}
+        price: dict[str, float] = {}
         if query.max_price is not None:
-            filters["dph_total"] = {"lte": float(usd(query.max_price))}
+            price["lte"] = float(usd(query.max_price))
+        if least is not None:
+            # prices are rounded to millionths here: a little less, so that no row of that price is passed over
+            price["gte"] = float(usd(least - 1))
+        if price:
+            filters["dph_total"] = price
         if query.min_reliability is not None:
             filters["reliability2"] = {"gte": query.min_reliability}
         if query.verified_only:

@@ -400,11 +400,15 @@ class Offers(Struct, frozen=True, kw_only=True):
 
 
 class SpecText(Struct, frozen=True, kw_only=True):
-    """A run spec as text. `file` is for messages, `base` the absolute folder that paths are relative to."""
+    """A run spec as text. `file` is for messages, `base` the absolute folder that paths are relative to.
+
+    `market` lets a check also ask what would be rented now.
+    """
 
     text: str
     file: str
     base: str
+    market: bool = False
 
 
 class SpecCheck(Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from gpuwatch.client.errors import CallFailed
 from gpuwatch.daemon import rows
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.desk import Desk
+from gpuwatch.daemon.renting import candidates
 from gpuwatch.lifecycle import events as e
 from gpuwatch.spec import RunSpec, SpecError, read_spec
 from gpuwatch.spec.units import format_duration, format_size
@@ -65,7 +66,10 @@ class Launching(Desk):
             spec = await asyncio.to_thread(_read, text)
         except SpecError as error:
             return wire.SpecCheck(problems=_problems(error), name=None, plan=[])
-        return wire.SpecCheck(problems=[], name=spec.name, plan=plan(spec))
+        lines = plan(spec)
+        if text.market:
+            lines[1:1] = await candidates(self._ctx, spec)
+        return wire.SpecCheck(problems=[], name=spec.name, plan=lines)
 
     async def launch(self, order: wire.Launch) -> wire.Launched:
         try:

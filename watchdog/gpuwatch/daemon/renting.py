@@ -17,7 +17,7 @@ from gpuproviders.errors import (
     Unavailable,
 )
 from gpuproviders.model import Offer, OfferQuery, Order
-from gpuproviders.money import MicroUsd, format_usd
+from gpuproviders.money import MicroUsd, accrue, format_usd
 from gpuwatch.clean import clean
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
@@ -26,7 +26,7 @@ from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.reconcile import LABEL_PREFIX, cap_reason, caps, same_account
 from gpuwatch.lifecycle.run import Machine, Run
 from gpuwatch.spec import RunSpec
-from gpuwatch.spec.units import parse_duration
+from gpuwatch.spec.units import format_duration, parse_duration
 
 log = structlog.get_logger()
 
@@ -61,6 +61,44 @@ def choose(run: Run, offers: list[Offer]) -> Offer | None:
                 return offer
         return None
     return min(usable, key=_rank, default=None)
+
+
+SHOWN = 3
+
+
+async def candidates(ctx: Context, spec: RunSpec) -> list[str]:
+    """What a launch would rent now and what is next in line, a line each; nothing is rented."""
+    offers: list[Offer] = []
+    lines: list[str] = []
+    for name in spec.providers:
+        if name not in ctx.fleets:
+            lines.append(f"  {name}: no account is configured")
+            continue
+        try:
+            offers += await ctx.fleets[name].provider.offers(query_of(spec))
+        except ProviderError as error:
+            lines.append(f"  {name}: {clean(str(error), 200)}")
+    ranked = sorted(offers, key=_rank)
+    if not ranked:
+        return [*lines, "  no offer fits now"]
+    for number, offer in enumerate(ranked[:SHOWN]):
+        when = "now" if number == 0 else "else"
+        while_stopped = (
+            f", {format_usd(offer.disk_price)}/h of it also while stopped" if offer.disk_price else ""
+        )
+        where = f" in {clean(offer.region, 40)}" if offer.region else ""
+        lines.append(
+            f"  {when}: {offer.gpu_count} × {offer.gpu_name} at {format_usd(offer.price)}/h all-in{while_stopped}{where} "
+            f"({offer.provider}:{clean(offer.offer_id, 80)})"
+        )
+    if len(ranked) > SHOWN:
+        lines.append(f"  and {len(ranked) - SHOWN} more offers fit")
+    if spec.budget.max_time is not None:
+        most = accrue(ranked[0].price, spec.budget.max_time)
+        lines.append(
+            f"  at most {format_usd(most)} for the {format_duration(spec.budget.max_time)} of its budget"
+        )
+    return lines
 
 
 def _rank(offer: Offer) -> tuple[int, float, int, str]:
