@@ -189,3 +189,15 @@ def test_both_clouds_make_one_table_and_either_runs_the_same_spec(tmp_path: Path
             key=lambda o: o.price,
         )
         assert here.detail(run).run.provider == best.provider
+
+
+def test_a_dry_run_says_what_would_be_rented_and_rents_nothing(here: RunpodWorld) -> None:
+    text = WIDE.replace('artifacts = "none"', 'artifacts = "none"\n[budget]\nmax_hours = 2')
+    spec = wire.SpecText(text=text, file="run.toml", base=str(here.home), market=True)
+    plan = here.call("spec.check", spec, wire.SpecCheck).plan
+    now = next(line for line in plan if line.startswith("  now: "))
+    assert "(runpod:secure." in now
+    assert "/h all-in, $" in now
+    assert any("more offers fit" in line for line in plan)
+    assert any(line.startswith("  at most $") for line in plan)
+    assert here.machines() == []
