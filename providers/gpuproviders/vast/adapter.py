@@ -35,8 +35,8 @@ _MAX_ROWS = 1000
 """Rows of one answer; Vast sends 25 instances or 64 offers. What is longer is not from Vast."""
 _SEARCH_CAP = 64
 """Vast returns at most 64 offers a search, whatever the limit says."""
-_MAX_SEARCHES = 8
-"""Searches for one GPU name: 10 a minute are allowed."""
+_MAX_SEARCHES = 3
+"""Searches for one GPU name: 10 a minute are allowed in all."""
 
 
 class VastProvider:

@@ -39,9 +39,11 @@ ANSWER_BYTES = 8 << 20
 
 # Vast allows one call per endpoint and identity every so many seconds (its x-rate-limit table).
 _THRESHOLDS = {
-    "list": 1.0, "show": 2.0, "manage": 1.0, "create": 4.5, "destroy": 3.0, "ssh": 1.0, "search": 6.0, "logs": 1.0,
+    "list": 1.0, "show": 2.0, "manage": 1.0, "create": 4.5, "destroy": 3.0, "ssh": 1.0, "search": 10.0, "logs": 1.0,
     "user": 1.0,
 }  # fmt: skip
+_BURST = {"search": 4}
+"""Searches are 10 a minute, not one in so many seconds: four at once and one every ten seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class Transport:
         self._seconds = seconds
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="vast")
         self._turns: dict[str, asyncio.Lock] = {}
-        self._last: dict[str, float] = {}
+        self._due: dict[str, float] = {}
+        """When each endpoint's calls so far are paid for at one call an interval."""
 
     async def read(
         self, method: Literal["get", "post", "put"], path: str, *, endpoint: str, **kwargs: Any
@@ -118,12 +121,14 @@ class Transport:
             return None  # a server that trickles bytes outlives the time limit of a single read
 
     async def _pace(self, endpoint: str) -> None:
+        """Wait for this endpoint's turn: one call an interval, the first few of `_BURST` at once."""
         loop = asyncio.get_running_loop()
-        if self._paced and endpoint in self._last:
-            wait = self._last[endpoint] + _THRESHOLDS[endpoint] - loop.time()
-            if wait > 0:
-                await asyncio.sleep(wait)
-        self._last[endpoint] = loop.time()
+        interval = _THRESHOLDS[endpoint]
+        due = self._due.get(endpoint, 0.0)
+        wait = due - (_BURST.get(endpoint, 1) - 1) * interval - loop.time()
+        if self._paced and wait > 0:
+            await asyncio.sleep(wait)
+        self._due[endpoint] = max(due, loop.time()) + interval
 
     def _send(self, key: str, method: str, path: str, kwargs: dict[str, Any], attempts: int) -> Answer | None:
         """In a worker thread. None when no answer came back at all."""

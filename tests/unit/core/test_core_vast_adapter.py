@@ -523,3 +523,23 @@ async def test_each_gpu_name_is_searched_alone_because_answers_are_capped(
         for k, v in script.sent[0].body.items()
         if k not in ("order", "type", "allocated_storage", "limit")
     )
+
+
+async def test_searches_may_come_four_at_once_and_other_calls_may_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(transport.asyncio, "sleep", sleep)
+    calls = transport.Transport(lambda: KEY, "http://127.0.0.1:9")
+    for _ in range(5):
+        await calls._pace("search")
+    assert [round(s) for s in slept] == [10]
+    slept.clear()
+    for _ in range(2):
+        await calls._pace("destroy")
+    assert [round(s) for s in slept] == [3]
+    calls.close()

@@ -16,6 +16,9 @@ THRESHOLDS = {
 }  # fmt: skip
 """Documented minimum interval per endpoint and identity, in seconds (search: 10 a minute)."""
 
+SEARCHES = 10
+"""Searches a minute."""
+
 UNAVAILABLE = "Required resources are currently unavailable."
 
 

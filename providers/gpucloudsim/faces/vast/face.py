@@ -14,7 +14,7 @@ from gpucloudsim.cloud import Cloud
 from gpucloudsim.faces.http import Gate, Handler, Stop
 from gpucloudsim.faces.vast.account import AccountRoutes
 from gpucloudsim.faces.vast.acts import ActRoutes
-from gpucloudsim.faces.vast.answers import THRESHOLDS, error, throttled
+from gpucloudsim.faces.vast.answers import SEARCHES, THRESHOLDS, error, throttled
 from gpucloudsim.faces.vast.desk import Desk
 from gpucloudsim.faces.vast.market import MarketRoutes
 from gpucloudsim.faces.vast.reads import ReadRoutes
@@ -28,7 +28,7 @@ class VastFace:
         self.cloud = cloud
         self._limits = limits
         self._gate = Gate(cloud, throttled)
-        self._last: dict[tuple[str, str], float] = {}
+        self._recent: dict[tuple[str, str], list[float]] = {}
         desk = Desk(cloud)
         self._market, self._reads, self._acts = MarketRoutes(desk), ReadRoutes(desk), ActRoutes(desk)
         self._results, self._account = ResultRoutes(desk), AccountRoutes(desk)
@@ -119,7 +119,9 @@ class VastFace:
             return
         slot = (request.headers.get("Authorization", ""), endpoint)
         now = time.monotonic()
-        last = self._last.get(slot)
-        if last is not None and now - last < threshold:
+        # searches are so many a minute, everything else one in so many seconds
+        most, window = (SEARCHES, 60.0) if endpoint == "search" else (1, threshold)
+        recent = [at for at in self._recent.get(slot, []) if now - at < window]
+        if len(recent) >= most:
             raise Stop(throttled(endpoint, "detail" if endpoint == "create" else "json", None))
-        self._last[slot] = now
+        self._recent[slot] = [*recent, now]
