@@ -201,3 +201,27 @@ def test_a_dry_run_says_what_would_be_rented_and_rents_nothing(here: RunpodWorld
     assert any("more offers fit" in line for line in plan)
     assert any(line.startswith("  at most $") for line in plan)
     assert here.machines() == []
+
+
+def test_prices_that_were_seen_are_kept_and_shown_with_their_course(here: RunpodWorld) -> None:
+    assert "No prices were noted yet" in _gputui(here, "offers", "--history")
+    assert "L40S" in _gputui(here, "offers", "--gpu", "l40s")
+    shown = _gputui(here, "offers", "--history", "--gpu", "l40s")
+    assert "1 × L40S" in shown
+    assert "runpod" in shown
+    rows = json.loads(_gputui(here, "offers", "--history", "--json"))["series"]
+    assert rows
+    assert all(len(row["points"]) == 1 for row in rows)
+    assert "No prices" in _gputui(here, "offers", "--history", "--spot")
+
+
+def _gputui(here: RunpodWorld, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "gputui", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=here.environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

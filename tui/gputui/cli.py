@@ -67,6 +67,14 @@ def build_parser() -> argparse.ArgumentParser:
     offers.add_argument(
         "--unverified", action="store_true", help="also hosts that the vendor has not verified"
     )
+    offers.add_argument(
+        "--history",
+        action="store_true",
+        help="what prices were when offers were listed before; asks no vendor",
+    )
+    offers.add_argument(
+        "--days", type=float, default=14, metavar="N", help="with --history: so far back (14)"
+    )
     offers.add_argument("--sort", default="price", choices=SORTS, help="column to sort by (price)")
     offers.add_argument("--limit", type=_positive, default=50, metavar="N", help="rows to show (50)")
 

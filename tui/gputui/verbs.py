@@ -36,6 +36,8 @@ def connect(*, timeout: float = 30.0) -> Client:
 
 def offers(args: argparse.Namespace, console: Console) -> int:
     """List offers. Status 3 when one provider of several could not answer."""
+    if args.history:
+        return _price_history(args, console)
     query = wire.OffersQuery(
         gpu=args.gpu,
         gpu_count=args.count,
@@ -65,6 +67,32 @@ def offers(args: argparse.Namespace, console: Console) -> int:
         console.note(f"gputui: {problem}")
     if answer.problems:
         return PARTIAL if rows else UNREACHABLE
+    return OK
+
+
+def _price_history(args: argparse.Namespace, console: Console) -> int:
+    """What prices were each time somebody looked, from this machine's own notes."""
+    from gputui import spark
+
+    query = wire.PricesQuery(gpu=args.gpu, gpu_count=args.count, spot=args.spot, days=args.days)
+    with connect(timeout=SLOW) as client:
+        answer = call(client, "offers.history", query, wire.Prices)
+    if console.json:
+        console.write_json(answer)
+        return OK
+    if not answer.series:
+        console.line("No prices were noted yet: they are, each time offers are listed.", "dim")
+        return OK
+    table = []
+    for series in answer.series[: args.limit]:
+        prices = [price for _, price, _ in series.points]
+        table.append((
+            series.provider, f"{series.gpu_count} × {series.gpu}", say.rate(min(prices)), say.rate(max(prices)), say.rate(prices[-1]),
+            str(len(prices)), spark.sparkline(prices, 24),
+        ))  # fmt: skip
+    console.table(
+        ("VENDOR", "MACHINE", ">LOWEST", ">HIGHEST", ">LAST", ">LOOKS", "CHEAPEST OVER TIME"), table, shrink=1
+    )
     return OK
 
 

@@ -399,6 +399,34 @@ class Offers(Struct, frozen=True, kw_only=True):
     problems: list[str]
 
 
+class PricesQuery(Struct, frozen=True, kw_only=True):
+    """What prices were: `gpu` are names (any spelling, empty: all), `days` back."""
+
+    gpu: list[str] = []
+    gpu_count: int | None = None
+    spot: bool = False
+    days: float = 14
+
+
+class PriceSeries(Struct, frozen=True, kw_only=True):
+    """The cheapest verified price of one kind of machine, each time somebody looked.
+
+    `points` are [UTC seconds, micro-dollars per hour with 20 GB of disk, offers], oldest first.
+    """
+
+    provider: str
+    gpu: str
+    gpu_count: int
+    spot: bool
+    points: list[tuple[float, int, int]]
+
+
+class Prices(Struct, frozen=True, kw_only=True):
+    """Series, the cheapest now first."""
+
+    series: list[PriceSeries]
+
+
 class SpecText(Struct, frozen=True, kw_only=True):
     """A run spec as text. `file` is for messages, `base` the absolute folder that paths are relative to.
 
@@ -655,6 +683,7 @@ METHODS: dict[str, tuple[type[Struct], type[Struct]]] = {
     "status": (Empty, DaemonStatus),
     "shutdown": (Empty, Empty),
     "offers": (OffersQuery, Offers),
+    "offers.history": (PricesQuery, Prices),
     "spec.check": (SpecText, SpecCheck),
     "launch": (Launch, Launched),
     "runs": (Empty, Runs),

@@ -19,26 +19,33 @@ from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.desk import Desk
 from gpuwatch.daemon.renting import candidates
 from gpuwatch.lifecycle import events as e
+from gpuwatch.prices import USUAL_DISK, PriceBook
 from gpuwatch.spec import RunSpec, SpecError, read_spec
 from gpuwatch.spec.units import format_duration, format_size
 
 _ALPHABET = "abcdefghjkmnpqrstvwxyz23456789"
 
 
+def _names(wishes: list[str]) -> tuple[str, ...]:
+    """Canonical GPU names of any spelling. Raises CallFailed(usage)."""
+    try:
+        return tuple(dict.fromkeys(n for wish in wishes for n in resolve(wish)))
+    except UnknownGpu as error:
+        raise CallFailed(
+            wire.Code.USAGE, f"{error}. Names are matched in any spelling (h100, rtx_4090)."
+        ) from error
+
+
 class Launching(Desk):
     """Looking at the market and renting from it. `start_run` starts driving a run."""
 
-    def __init__(self, ctx: Context, *, start_run: Callable[[str], None]) -> None:
+    def __init__(self, ctx: Context, *, start_run: Callable[[str], None], prices: PriceBook) -> None:
         super().__init__(ctx)
+        self._prices = prices
         self._start_run = start_run
 
     async def offers(self, query: wire.OffersQuery) -> wire.Offers:
-        try:
-            names = tuple(dict.fromkeys(n for wish in query.gpu for n in resolve(wish)))
-        except UnknownGpu as error:
-            raise CallFailed(
-                wire.Code.USAGE, f"{error}. Names are matched in any spelling (h100, rtx_4090)."
-            ) from error
+        names = _names(query.gpu)
         wish = OfferQuery(
             gpu_names=names, gpu_count=query.gpu_count,
             max_price=None if query.max_price is None else MicroUsd(query.max_price), spot=query.spot,
@@ -56,10 +63,30 @@ class Launching(Desk):
                 raise answer
             else:
                 found += [rows.offer_row(o) for o in answer]
+                if wish.disk == USUAL_DISK:
+                    await asyncio.to_thread(self._prices.record, answer, self._ctx.now())
         if problems and not found and len(problems) == len(fleets):
             raise CallFailed(wire.Code.PROVIDER, "; ".join(problems))
         found.sort(key=lambda o: (o.price, o.provider, o.offer_id))
         return wire.Offers(offers=found[: wish.limit], problems=problems)
+
+    async def prices(self, query: wire.PricesQuery) -> wire.Prices:
+        """What was seen before of the kinds asked for; nothing is asked of a vendor."""
+        names, now = _names(query.gpu), self._ctx.now()
+        seen = await asyncio.to_thread(self._prices.series, now, now - max(0.0, query.days) * 86_400)
+        series = [
+            wire.PriceSeries(
+                provider=kind.provider, gpu=clean(kind.gpu, 60), gpu_count=kind.gpus, spot=kind.spot,
+                points=[(p.at, p.price, p.offers) for p in points[-2000:]],
+            )
+            for kind, points in seen.items()
+            if (not names or kind.gpu in names)
+            and (query.gpu_count is None or kind.gpus == query.gpu_count)
+            and kind.spot == query.spot
+        ]  # fmt: skip
+        return wire.Prices(
+            series=sorted(series, key=lambda s: (s.points[-1][1], s.provider, s.gpu, s.gpu_count))
+        )
 
     async def check_spec(self, text: wire.SpecText) -> wire.SpecCheck:
         try:

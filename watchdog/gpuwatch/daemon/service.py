@@ -17,6 +17,7 @@ from gpuwatch.daemon.launching import Launching
 from gpuwatch.daemon.streaming import Streaming
 from gpuwatch.lifecycle.evolve import Impossible
 from gpuwatch.paths import Paths
+from gpuwatch.prices import PriceBook
 
 
 class Service(Launching, Streaming, Ending):
@@ -25,7 +26,7 @@ class Service(Launching, Streaming, Ending):
     def __init__(
         self, ctx: Context, paths: Paths, *, start_run: Callable[[str], None], stop: Callable[[], None]
     ) -> None:
-        super().__init__(ctx, start_run=start_run)
+        super().__init__(ctx, start_run=start_run, prices=PriceBook(paths.state / "prices.jsonl"))
         self._paths = paths
         self._stop = stop
         self._started = asyncio.get_running_loop().time()
@@ -34,6 +35,7 @@ class Service(Launching, Streaming, Ending):
             "status": self.status,
             "shutdown": self.shutdown,
             "offers": self.offers,
+            "offers.history": self.prices,
             "spec.check": self.check_spec,
             "launch": self.launch,
             "runs": self.runs,
