@@ -143,6 +143,9 @@ def build_parser() -> argparse.ArgumentParser:
     resolve.add_argument("label", metavar="LABEL", help="the machine's label, from the alarm")
     resolve.add_argument("--reason", required=True, metavar="TEXT", help="what you found; kept in the ledger")
 
+    cost = verb("cost", "what runs have cost, what they will cost, how long the balance lasts")
+    cost.add_argument("run", metavar="RUN", nargs="?", help="name, id or start of the id")
+
     mirror = verb("mirror", "how far the copies behind rclone are")
     mirror.add_argument("action", choices=("status",), help="status: every run on every remote of its spec")
     mirror.add_argument("run", metavar="RUN", nargs="?", help="name, id or start of the id")

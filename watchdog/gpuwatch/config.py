@@ -9,7 +9,7 @@ import msgspec
 
 from gpuwatch.clean import clean
 from gpuwatch.paths import Paths
-from gpuwatch.spec.units import parse_duration, parse_size
+from gpuwatch.spec.units import parse_duration, parse_price, parse_size
 
 _SCRUB_LEAST = 10**6
 
@@ -94,6 +94,12 @@ class Scrub(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     per_day: str = "50GB"
 
 
+class Ceilings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[budget]`: ceilings over all runs. `per_day` in US dollars, from midnight to midnight UTC."""
+
+    per_day: float | None = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -101,6 +107,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     watch: Watch = Watch()
     providers: Providers = Providers()
     scrub: Scrub = Scrub()
+    budget: Ceilings = Ceilings()
+
+    @property
+    def day_ceiling(self) -> int | None:
+        """Micro-dollars that all runs together may cost from midnight to midnight UTC."""
+        return None if self.budget.per_day is None else parse_price(self.budget.per_day)
 
     @property
     def account_interval(self) -> float:
@@ -157,6 +169,10 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: an interval must be {error}") from error
+    try:
+        _ = config.day_ceiling
+    except ValueError as error:
+        raise ConfigError(f"{path}: budget.per_day must be {error}") from error
     try:
         if config.scrub_bytes < _SCRUB_LEAST:
             raise ConfigError(

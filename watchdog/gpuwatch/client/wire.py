@@ -297,6 +297,57 @@ class SeriesOf(Struct, frozen=True, kw_only=True):
     series: list[Series]
 
 
+class CostQuery(Struct, frozen=True, kw_only=True):
+    """Costs of one run, or of every run that is not over and the newest that are."""
+
+    run: str | None = None
+
+
+class CostRow(Struct, frozen=True, kw_only=True):
+    """What one run has cost by the offered prices, micro-dollars; `traffic` None: the host's price is unknown."""
+
+    run: str
+    name: str
+    state: str
+    machines: int
+    gpu: int
+    disk: int
+    traffic: int | None
+    total: int
+    burn: int
+    """Micro-dollars per hour now."""
+    ceiling: int | None
+    more: int | None
+    """Micro-dollars from now to the job's last step, None when its steps do not tell."""
+    seconds: float | None
+    """Seconds to the job's last step."""
+
+
+class RunwayRow(Struct, frozen=True, kw_only=True):
+    """How long an account's balance lasts at the present burn. Seconds, micro-dollars; None is unknown."""
+
+    provider: str
+    credit: int | None
+    burn: int
+    seconds: float | None
+    copies: float | None
+    """Seconds that the copies of everything not yet home need."""
+    copy_in: float | None
+    """Seconds until the copies must begin."""
+    alarm: bool
+    text: str
+
+
+class CostReport(Struct, frozen=True, kw_only=True):
+    """Costs and runways. `today` is since midnight UTC, `day_ceiling` the settings' `budget.per_day`."""
+
+    runs: list[CostRow]
+    accounts: list[RunwayRow]
+    burn: int
+    today: int
+    day_ceiling: int | None
+
+
 class MirrorQuery(Struct, frozen=True, kw_only=True):
     """How far mirrors are, of one run or of all that have any."""
 
@@ -699,6 +750,7 @@ METHODS: dict[str, tuple[type[Struct], type[Struct]]] = {
     "log.read": (LogRead, LogChunk),
     "telemetry.history": (SeriesRead, SeriesOf),
     "mirror.status": (MirrorQuery, MirrorStatus),
+    "cost": (CostQuery, CostReport),
     "events": (EventsRead, Events),
     "subscribe": (Subscribe, Subscribed),
     "unsubscribe": (Unsubscribe, Empty),

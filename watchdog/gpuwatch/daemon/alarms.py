@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 
 from gpuwatch.clean import clean
-from gpuwatch.daemon import scrubbing, telemetry, words
+from gpuwatch.daemon import accounting, scrubbing, telemetry, words
 from gpuwatch.daemon import standing as mirrors
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.live import Live
@@ -27,6 +28,7 @@ def standing(
     found = [clean(text, 600) for text in _alarms(ctx, reconcilers, undriven)]
     watched = {i: live for i, live in lives.items() if (r := ctx.ledger.runs.get(i)) and r.state not in FINAL}
     found += telemetry.alarm_lines(watched)
+    found += accounting.alarms(ctx, lives, ctx.now(), asyncio.get_running_loop().time())
     if len(found) > MOST:
         found[MOST:] = [f"{len(found) - MOST} more alarms"]
     return found

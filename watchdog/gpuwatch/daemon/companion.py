@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from gpuproviders.money import accrue
 from gpuwatch.box.errors import BoxError, HostKeyChanged
 from gpuwatch.box.ports import Agent
+from gpuwatch.budget.cost import of_run
 from gpuwatch.custody.complete import MANIFEST, POINTER, Group, Stillness, complete, groups
 from gpuwatch.custody.rules import is_safe, promised_globs
+from gpuwatch.daemon.accounting import day_ceiling_reached
 from gpuwatch.daemon.collecting import bring
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.idling import watch_idleness
@@ -199,7 +200,7 @@ def over_budget(run: Run, spec: RunSpec, now: float) -> str | None:
     machine = run.machine
     if machine is None or machine.rented_at is None or run.started_at is None:
         return None
-    spent = accrue(machine.price, now - machine.rented_at)
+    spent = of_run(run, now).total
     if spec.budget.max_cost is not None and spent >= spec.budget.max_cost:
         return "budget.max_cost is reached"
     if spec.budget.max_time is not None and now - run.started_at >= spec.budget.max_time:
@@ -212,7 +213,7 @@ async def _budget(ctx: Context, run_id: str, spec: RunSpec, nudge: Callable[[], 
     while True:
         run = ctx.ledger.runs[run_id]
         if run.state is State.RUNNING and run.end_requested_by is None:
-            reason = over_budget(run, spec, ctx.now())
+            reason = over_budget(run, spec, ctx.now()) or day_ceiling_reached(ctx, ctx.now())
             if reason is not None:
                 await ctx.ledger.append(run_id, e.EndRequested(by="budget", reason=reason))
                 nudge()

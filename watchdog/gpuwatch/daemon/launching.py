@@ -14,7 +14,7 @@ from gpuproviders.money import MicroUsd, format_usd
 from gpuwatch.clean import clean
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
-from gpuwatch.daemon import rows
+from gpuwatch.daemon import accounting, rows
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.desk import Desk
 from gpuwatch.daemon.renting import candidates
@@ -115,6 +115,9 @@ class Launching(Desk):
                 f"no account of {' or '.join(spec.providers)} is configured; `gpuwatch doctor` says what is missing",
             )
         known = await self._ctx.ledger.run_for_key(order.key)
+        reached = accounting.day_ceiling_reached(self._ctx, self._ctx.now()) if known is None else None
+        if reached is not None:
+            raise CallFailed(wire.Code.REFUSED, f"nothing is rented today: {reached}")
         run_id = await self._new_id(spec.name)
         # from here to `create` the event loop does not turn: one key makes one run
         known = self._ctx.ledger.launched(order.key) or known

@@ -138,7 +138,7 @@ async def find_offer(ctx: Context, run: Run, spec: RunSpec, live: Live) -> None:
         e.OfferChosen(
             label=label, provider=offer.provider, offer_id=offer.offer_id, machine_id=offer.machine_id,
             gpu=offer.gpu_name, gpu_count=offer.gpu_count, gpu_memory=offer.gpu_memory, price=offer.price,
-            disk_price=offer.disk_price, region=offer.region,
+            disk_price=offer.disk_price, region=offer.region, transfer_price=offer.transfer_price,
         ),
     )  # fmt: skip
 

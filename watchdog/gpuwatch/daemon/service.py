@@ -10,7 +10,7 @@ from typing import Any
 from gpuwatch import __version__
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
-from gpuwatch.daemon import standing
+from gpuwatch.daemon import accounting, standing
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.ending import Ending
 from gpuwatch.daemon.launching import Launching
@@ -51,6 +51,7 @@ class Service(Launching, Streaming, Ending):
             "log.read": self.read_log,
             "telemetry.history": self.history,
             "mirror.status": self.mirrors,
+            "cost": self.cost,
             "events": self.events,
         }
 
@@ -80,6 +81,16 @@ class Service(Launching, Streaming, Ending):
         """How far runs are on their remotes."""
         run = None if order.run is None else (await self.find(order.run)).id
         return wire.MirrorStatus(mirrors=standing.rows(self._ctx, run))
+
+    async def cost(self, order: wire.CostQuery) -> wire.CostReport:
+        """What runs have cost, what they will cost, how long the balances last."""
+        ledger, now = self._ctx.ledger, self._ctx.now()
+        if order.run is not None:
+            runs = [await self.find(order.run)]
+        else:
+            known = {run.id: run for run in await ledger.ended(now, 100)} | dict(ledger.runs)
+            runs = sorted(known.values(), key=lambda run: -run.created_at)
+        return accounting.report(self._ctx, self.lives, runs, now, asyncio.get_running_loop().time())
 
     async def shutdown(self, _: wire.Empty) -> wire.Empty:
         self._stop()

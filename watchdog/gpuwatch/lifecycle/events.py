@@ -48,6 +48,7 @@ class OfferChosen(Event, frozen=True, kw_only=True, tag="offer-chosen"):
     price: int
     disk_price: int
     region: str | None = None
+    transfer_price: int | None = None
 
 
 class NoOffer(Event, frozen=True, kw_only=True, tag="no-offer"):

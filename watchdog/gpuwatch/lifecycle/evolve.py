@@ -131,7 +131,7 @@ def _offer_chosen(run: Run, event: e.OfferChosen, at: float) -> Changes:
     machine = Machine(
         label=event.label, provider=event.provider, offer_id=event.offer_id, machine_id=event.machine_id,
         gpu=event.gpu, gpu_count=event.gpu_count, gpu_memory=event.gpu_memory, price=event.price,
-        disk_price=event.disk_price, chosen_at=at,
+        disk_price=event.disk_price, chosen_at=at, transfer_price=event.transfer_price,
     )  # fmt: skip
     # consent to lose files, and proof of files, are about one machine and end with it
     forgotten: Changes = {"waivers": (), "receipt": None, "holds": (), "released": ()}

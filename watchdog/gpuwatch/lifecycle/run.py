@@ -54,6 +54,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Micro-dollars per hour, all-in, as offered."""
     disk_price: int
     chosen_at: float
+    transfer_price: int | None = None
+    """Micro-dollars per GB that leaves the machine, None when the vendor did not say."""
     instance_id: str | None = None
     create: Phase = Phase.NONE
     create_sent_at: float | None = None
