@@ -60,6 +60,8 @@ class Box:
     inodes: int = 0
     changes: int = 0
     dead: bool = False
+    sessions: int | None = None
+    """People logged in, None when the box cannot tell."""
 
     def write(self, path: str, size: int, at: float, *, busy: float = 0.0) -> None:
         """Create or replace a file; someone keeps it open for `busy` seconds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from core_lives import BOOT, INSTANCE, NOW, machine, receipt, run
 
 import gpuproviders
 import gpuwatch
-from gpuproviders.model import Permit
+from gpuproviders.model import Permit, Provider
+from gpuproviders.runpod import RunpodProvider
+from gpuproviders.ssh import SshProvider
+from gpuproviders.vast import VastProvider
 from gpuwatch.custody import permit as module
 from gpuwatch.custody.facts import BoxFile, Copy, Inventory
 from gpuwatch.custody.permit import (
@@ -163,6 +167,15 @@ def calls(path: Path) -> list[ast.Call]:
     return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
+ADAPTERS = {"vast/adapter.py", "runpod/adapter.py", "ssh/adapter.py"}
+ENDING = ("destroy", "stop", "recycle", "update_template", "terminate")
+"""What a provider could be asked to do that ends a machine or loses its disk."""
+
+
+def place(path: Path) -> str:
+    return path.relative_to(path.parents[1]).as_posix()
+
+
 def test_only_custody_constructs_permits_and_touches_the_seal() -> None:
     makers, sealers = set(), set()
     for path in SOURCES:
@@ -171,14 +184,16 @@ def test_only_custody_constructs_permits_and_touches_the_seal() -> None:
             sealers.add(path.name)
         for call in calls(path):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-            if name == "DestroyPermit" or "DestroyPermit.__new__" in ast.unparse(call.func):
-                makers.add(path.relative_to(path.parents[1]).as_posix())
+            if name in ("DestroyPermit", "StopPermit", "_OneUse") or "Permit.__new__" in ast.unparse(
+                call.func
+            ):
+                makers.add(place(path))
     assert makers == {"custody/permit.py"}
     assert sealers == {"permit.py"}
 
 
-def test_only_one_module_calls_destroy_on_a_provider() -> None:
-    """The choke point of I1. `destroying.destroy(…)` is that module's own function, not a provider's method.
+def test_only_one_module_ends_machines_and_it_hands_over_a_permit() -> None:
+    """The choke point of I1: whoever else gets a provider into his hands asks it for something harmless.
 
     The conformance checks destroy what they made on simulators of their own; nothing of the product imports them.
     """
@@ -188,26 +203,49 @@ def test_only_one_module_calls_destroy_on_a_provider() -> None:
             continue
         assert "gpuproviders.conformance" not in path.read_text(encoding="utf-8"), path
         for call in calls(path):
-            if isinstance(call.func, ast.Attribute) and call.func.attr == "destroy":
+            if isinstance(call.func, ast.Attribute) and call.func.attr in ENDING:
                 receiver = ast.unparse(call.func.value)
-                if receiver != "destroying":
-                    found.add((path.relative_to(path.parents[1]).as_posix(), receiver))
-    assert found == {("daemon/destroying.py", "fleet.provider")}
+                if receiver.split(".")[-1].removeprefix("_") == "provider":
+                    found.add((place(path), call.func.attr, tuple(ast.unparse(a) for a in call.args)))
+    assert found == {("daemon/destroying.py", "destroy", ("permit",))}
 
 
-def test_only_adapters_send_a_delete_and_only_after_spending_a_permit() -> None:
+def test_nobody_reaches_a_providers_method_by_its_name() -> None:
+    """`getattr(provider, "destroy")` would pass the test above."""
     for path in SOURCES:
         for call in calls(path):
-            words = [a.value for a in call.args if isinstance(a, ast.Constant)]
-            if "delete" in words or (isinstance(call.func, ast.Attribute) and call.func.attr == "delete"):
-                assert path.as_posix().endswith("vast/adapter.py"), path
-    for vendor in ("vast", "runpod", "ssh"):
-        adapter = next(p for p in SOURCES if p.as_posix().endswith(f"gpuproviders/{vendor}/adapter.py"))
-        tree = ast.parse(adapter.read_text(encoding="utf-8"))
-        destroy = next(
-            n for n in ast.walk(tree) if isinstance(n, ast.AsyncFunctionDef) and n.name == "destroy"
-        )
-        body = [
-            s for s in destroy.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
-        ]
-        assert ast.unparse(body[0]) == "permit.spend()", vendor
+            if ast.unparse(call.func) in ("getattr", "operator.methodcaller", "methodcaller"):
+                words = [a.value for a in call.args if isinstance(a, ast.Constant)]
+                assert not set(words) & set(ENDING), path
+
+
+@pytest.mark.parametrize("method", ["destroy", "stop"])
+def test_the_contract_takes_a_permit_and_nothing_else(method: str) -> None:
+    for kind in (Provider, VastProvider, RunpodProvider, SshProvider):
+        signature = inspect.signature(getattr(kind, method))
+        assert [(p.name, p.annotation) for p in signature.parameters.values()][1:] == [("permit", "Permit")]
+        assert all(p.default is p.empty for p in signature.parameters.values())
+
+
+@pytest.mark.parametrize("adapter", sorted(ADAPTERS))
+@pytest.mark.parametrize("method", ["destroy", "stop"])
+def test_an_adapter_spends_the_permit_before_it_sends_anything(adapter: str, method: str) -> None:
+    path = next(p for p in SOURCES if place(p) == adapter)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    function = next(n for n in ast.walk(tree) if isinstance(n, ast.AsyncFunctionDef) and n.name == method)
+    done = [ast.unparse(n.func) for n in ast.walk(function) if isinstance(n, ast.Call)]
+    lines = {ast.unparse(n.func): n.lineno for n in ast.walk(function) if isinstance(n, ast.Call)}
+    writes = [name for name in done if name.endswith((".write", "._state", "._act", "._ask"))]
+    assert writes or "raise Refused" in ast.unparse(function), "it acts, or it refuses"
+    assert all(lines["permit.spend"] < lines[name] for name in writes)
+
+
+def test_only_adapters_speak_the_words_that_end_a_machine() -> None:
+    words = {"delete", "DELETE", "recycle", "update_template", "podTerminate"}
+    for path in SOURCES:
+        if path.parent.name == "conformance":
+            continue
+        spoken = {a.value for call in calls(path) for a in call.args if isinstance(a, ast.Constant)}
+        called = {call.func.attr for call in calls(path) if isinstance(call.func, ast.Attribute)}
+        if words & (spoken | called):
+            assert place(path) in ADAPTERS, path
