@@ -18,6 +18,10 @@ from pathlib import Path
 
 import msgspec
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.rows import Row
+
 from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle import events as e
 
@@ -188,6 +192,19 @@ def measure() -> Figures:
         empty_memory=int(middle(m for _, m in empties)),
         growth=grown,
     )
+
+
+def rows(_home: Path) -> list[Row]:
+    """The ledger's rows of `make bench`."""
+    figures = measure()
+    disk = f"this disk: {figures.fsyncs:.0f} fsyncs/s, one after the other"
+    return [
+        Row("ledger, 64 writers", figures.together, 1000, "ev/s", f"durable; {disk}", at_least=True),
+        Row("ledger, one writer", figures.alone / figures.fsyncs, 0.8, "x", f"{figures.alone:.0f} ev/s; {disk}", at_least=True),
+        Row("ledger start, 10^6 events", figures.start, 2, "s", f"{RUNS} runs that are over stay on the disk"),
+        Row("ledger memory, 10^6 events", (figures.start_memory - figures.empty_memory) / 2**20, 8, "MiB", "more than an empty ledger takes"),
+        Row("ledger growth, 6*10^4 events", figures.growth / 2**20, 8, "MiB", "more than before them"),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import tui
+from bench import ledger, tui
 from bench.rows import Row
 
 from integration.test_openssh import Sshd
@@ -197,6 +197,7 @@ def main(names: list[str]) -> int:
         "idle-memory": idle_memory,
         "custody-1g": lambda home: custody(home, 1 << 30),
         **tui.ROWS,
+        "ledger": ledger.rows,
     }
     missed = 0
     for name, measure in rows.items():

@@ -14,6 +14,8 @@ from gpuwatch.daemon.reconciling import Reconciler
 from gpuwatch.lifecycle.reconcile import alarm_of
 from gpuwatch.lifecycle.run import FINAL
 
+BLIND = 60.0
+"""Seconds without a complete listing after which that is an alarm, while machines are rented."""
 MOST = 100
 """Alarms that are listed; the rest is counted."""
 
@@ -48,8 +50,15 @@ def _alarms(
             yield text
     for reconciler in reconcilers.values():
         yield from (str(orphan) for orphan in reconciler.orphans)
-    for fleet in ctx.fleets.values():
+    for name, fleet in ctx.fleets.items():
+        waiting = any(x.provider == name and x.may_exist for x in ctx.ledger.register.values())
+        blind = fleet.age is None or fleet.age > BLIND
         if fleet.failure is not None and fleet.failure.code == "stranger":
-            yield f"{fleet.provider.name}: {fleet.problem}"
+            yield f"{name}: {fleet.problem}"
+        elif fleet.problem is not None and waiting and blind:
+            yield (
+                f"{name} cannot be listed ({fleet.problem}): machines are rented there and nothing is decided about them "
+                "until it can; check the key, the network, and the provider's status page"
+            )
     yield from mirrors.alarms(ctx)
     yield from scrubbing.alarms(ctx.ledger)

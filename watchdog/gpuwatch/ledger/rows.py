@@ -23,14 +23,12 @@ _ENTRY = (
     "alarm_at, alarm_text, destroying"
 )
 
-LIVE_RUNS: Final = "SELECT doc FROM runs WHERE ended_at IS NULL"
-ENDED_RUNS: Final = "SELECT doc FROM runs WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT ?"
-OLDER_RUNS: Final = (
-    "SELECT doc FROM runs WHERE ended_at IS NOT NULL AND ended_at < ? ORDER BY ended_at DESC LIMIT ?"
+LIVE_RUNS: Final = "SELECT doc FROM runs INDEXED BY runs_by_end WHERE ended_at IS NULL"
+ENDED_RUNS: Final = (
+    "SELECT doc FROM runs INDEXED BY runs_by_end WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT ?"
 )
-COPIES_OF_LIVE: Final = (
-    f"SELECT c.run, c.path, {_COPY_OF_C} FROM runs r JOIN copies c ON c.run = r.id WHERE r.ended_at IS NULL"  # noqa: S608
-)
+OLDER_RUNS: Final = "SELECT doc FROM runs INDEXED BY runs_by_end WHERE ended_at IS NOT NULL AND ended_at < ? ORDER BY ended_at DESC LIMIT ?"
+COPIES_OF_LIVE: Final = f"SELECT c.run, c.path, {_COPY_OF_C} FROM runs r INDEXED BY runs_by_end JOIN copies c ON c.run = r.id WHERE r.ended_at IS NULL"  # noqa: S608
 COPIES_OF: Final = f"SELECT run, path, {_COPY} FROM copies WHERE run = ?"  # noqa: S608
 COPY_OF: Final = f"SELECT run, path, {_COPY} FROM copies WHERE run = ? AND path = ?"  # noqa: S608
 UNPROVED_LONGEST: Final = (
