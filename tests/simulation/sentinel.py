@@ -89,7 +89,13 @@ def tree(box: Box, root: str) -> dict[str, File]:
 def listing(machine: Machine, order: dict[str, Any], now: float) -> bytes:
     """`list`: a line per file, then the line that says that these were all."""
     found = rows(machine.box, order, now)
-    end = {"end": len(found), "problems": [], "boot_id": boot_id(machine), "at": now}
+    end = {
+        "end": len(found),
+        "problems": [],
+        "boot_id": boot_id(machine),
+        "at": now,
+        "sessions": machine.box.sessions,
+    }
     return b"".join(map(line, [*found, end]))
 
 

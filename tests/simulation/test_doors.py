@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from simulation.cloud import Box, Job, Violation
+from simulation.faults import Kind
 from simulation.world import World
 
 from gpuwatch.client import wire
@@ -57,13 +58,13 @@ async def until(true: Callable[[], bool]) -> None:
 def job(world: World, *, length: float, artifact: bool = True) -> None:
     """Checkpoints on the way, the artifact near the end."""
 
-    def make(_order: object) -> Box:
-        def checkpoint(box: Box) -> None:
-            box.write("ckpt/step-1/model.safetensors", 4000, world.time.now)
-            box.write("ckpt/step-1/MANIFEST.json", 100, world.time.now)
+    def make(_label: str) -> Box:
+        def checkpoint(box: Box, at: float) -> None:
+            box.write("ckpt/step-1/model.safetensors", 4000, at)
+            box.write("ckpt/step-1/MANIFEST.json", 100, at)
 
-        def model(box: Box) -> None:
-            box.write("model.bin", 5000, world.time.now)
+        def model(box: Box, at: float) -> None:
+            box.write("model.bin", 5000, at)
 
         plan = [(30.0, checkpoint)] + ([(length - 5, model)] if artifact else [])
         return Box(Job(plan, length, 0))
@@ -103,11 +104,11 @@ async def partly_home(world: World) -> None:
 async def unheard(world: World) -> None:
     await partly_home(world)
     start = world.time.now
-    world.faults.outage = (start, start + 3000.0)
+    world.faults.windows[Kind.OFFLINE] = [(start, start + 3000.0)]
 
 
 async def vault_full(world: World) -> None:
-    world.boxes.vault_full[0] = True
+    world.faults.windows[Kind.DISK_FULL] = [(world.time.now + 40, world.time.now + 10**6)]
     await running(world)
     await until(lambda: world.time.now and box_of(world).job.ended is not None)
 
@@ -141,7 +142,7 @@ async def verified_before_a_reboot(world: World) -> None:
 
 async def removed_at_home(world: World) -> None:
     await verified(world)
-    (world.vault.root / run_of(world).id / "model.bin").unlink()
+    (world.vault_root / run_of(world).id / "model.bin").unlink()
 
 
 async def pinned(world: World) -> None:
@@ -278,7 +279,7 @@ def test_no_door_skips_the_gate(scene: str, door: str) -> None:
                     await call(world, "hold.release", wire.HoldRelease(run="door", hold=name))
                 box.sessions = 0
             await destroy(world)
-            world.boxes.vault_full[0] = False
+            world.faults.windows.clear()
             await until(world.settled)
 
         world.live(take)

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from simulation.cloud import Box, Job, Machine, SimulatedProvider
+from simulation.cloud import Box, Job, Machine
+from simulation.faults import Kind
 from simulation.world import World
 
-from gpuproviders.model import Account
-from gpuproviders.money import MicroUsd
 from gpuwatch.client import wire
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import Run, State
@@ -30,8 +29,8 @@ timeout = "20m"
 
 
 def with_job(world: World, *, length: float = 60.0) -> None:
-    def box(_order: object) -> Box:
-        return Box(Job([(length / 2, lambda box: box.write("model.bin", 5000, world.time.now))], length, 0))
+    def box(_label: str) -> Box:
+        return Box(Job([(length / 2, lambda box, at: box.write("model.bin", 5000, at))], length, 0))
 
     world.cloud.make_box = box
 
@@ -42,7 +41,7 @@ def run_of(world: World) -> Run:
 
 
 def kinds(world: World) -> list[str]:
-    return [e.kind_of(event) for event in world.events(run_of(world).id)]
+    return [e.kind_of(event) for event, _ in world.events(run_of(world).id)]
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -98,7 +97,7 @@ def test_a_machine_that_comes_back_after_it_was_gone_is_an_alarm_and_ends_by_the
         assert ("receipt-written" in again) == (hidden > 3600), (
             "an old proof is renewed, a young one looked after"
         )
-        world.check_end()
+        assert not world.cloud.violations
 
 
 def test_a_machine_that_came_back_survives_a_restart_of_the_daemon() -> None:
@@ -119,7 +118,7 @@ def test_a_machine_that_came_back_survives_a_restart_of_the_daemon() -> None:
         for script in (first, second, third):
             world.live(script)
         assert not lied[0].alive
-        world.check_end()
+        assert not world.cloud.violations
 
 
 def test_an_ended_machine_is_checked_for_an_hour_and_then_off_the_books() -> None:
@@ -227,33 +226,34 @@ def test_an_alarm_about_a_machine_is_over_by_itself_once_a_listing_shows_it() ->
         world.live(script)
         assert run_of(world).state is State.GONE
         assert len(world.cloud.machines) == 1
-        world.check_end()
+        assert not world.cloud.violations
 
 
 def test_a_create_whose_machine_appears_long_after_it_was_given_up_is_ended_and_never_adopted_twice() -> None:
     with World(8) as world:
         with_job(world)
-        creates = iter(["lost"])
-        true_create = SimulatedProvider.create
+        rent = world.cloud.rent
+        lost: list[Machine] = []
 
-        async def create(self: SimulatedProvider, order: Any) -> Any:
-            from gpuproviders.errors import Ambiguous
+        def hide_the_first(label: str, offer_id: str) -> Machine:
+            machine = rent(label, offer_id)
+            if not lost:
+                lost.append(machine)
+                machine.seen_from = world.time.now + 900.0
+            return machine
 
-            if next(creates, None) is None:
-                return await true_create(self, order)
-            world.cloud.rent(order).seen_from = world.time.now + 900.0
-            raise Ambiguous("no answer")
+        async def answer(method: str, path: str, endpoint: str, kwargs: Any, *, attempts: int) -> Any:
+            done = await call(method, path, endpoint, kwargs, attempts=attempts)
+            return None if endpoint == "create" and len(world.cloud.machines) == 1 else done
 
         async def script(world: World) -> None:
             await world.launch(SPEC + "[recover]\nattempts = 3\n", "k")
             await until(lambda: "stray-gone" in kinds(world))
             await until(world.settled)
 
-        SimulatedProvider.create = create  # type: ignore[method-assign]
-        try:
-            world.live(script)
-        finally:
-            SimulatedProvider.create = true_create  # type: ignore[method-assign]
+        call, world.transport._call = world.transport._call, answer  # type: ignore[method-assign]
+        world.cloud.rent = hide_the_first  # type: ignore[method-assign]
+        world.live(script)
         assert run_of(world).state is State.GONE
         assert not world.cloud.living()
         assert only_the_vendors_second_machine(world)
@@ -265,16 +265,6 @@ def test_a_create_whose_machine_appears_long_after_it_was_given_up_is_ended_and_
 def test_a_restart_with_another_accounts_key_concludes_nothing_about_our_machines() -> None:
     with World(9) as world:
         with_job(world, length=4000)
-        users = ["1"]
-        true_account, true_list = SimulatedProvider.account, SimulatedProvider.instances
-
-        async def account(self: SimulatedProvider) -> Account:
-            await true_account(self)
-            return Account("vast", users[0], MicroUsd(10_000_000))
-
-        async def instances(self: SimulatedProvider) -> Any:
-            listing = await true_list(self)
-            return listing if users[0] == "1" else type(listing)(())
 
         async def first(world: World) -> None:
             await world.launch(SPEC, "k")
@@ -293,14 +283,10 @@ def test_a_restart_with_another_accounts_key_concludes_nothing_about_our_machine
         async def third(world: World) -> None:
             await until(world.settled)
 
-        SimulatedProvider.account, SimulatedProvider.instances = account, instances  # type: ignore[method-assign]
-        try:
-            world.live(first)
-            users[0] = "2"
-            world.live(second)
-            users[0] = "1"
-            world.live(third)
-        finally:
-            SimulatedProvider.account, SimulatedProvider.instances = true_account, true_list  # type: ignore[method-assign]
+        world.live(first)
+        world.faults.windows[Kind.STRANGER] = [(world.time.now, world.time.now + 10**6)]
+        world.live(second)
+        world.faults.windows.clear()
+        world.live(third)
         assert {r.state for r in world.durable().values()} == {State.GONE}
-        world.check_end()
+        assert not world.cloud.violations
