@@ -28,7 +28,10 @@ ENDED_RUNS: Final = (
     "SELECT doc FROM runs INDEXED BY runs_by_end WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT ?"
 )
 OLDER_RUNS: Final = "SELECT doc FROM runs INDEXED BY runs_by_end WHERE ended_at IS NOT NULL AND ended_at < ? ORDER BY ended_at DESC LIMIT ?"
-COPIES_OF_LIVE: Final = f"SELECT c.run, c.path, {_COPY_OF_C} FROM runs r INDEXED BY runs_by_end JOIN copies c ON c.run = r.id WHERE r.ended_at IS NULL"  # noqa: S608
+COPIES_OF_LIVE: Final = (
+    f"SELECT c.run, c.path, {_COPY_OF_C} FROM runs r INDEXED BY runs_by_end "  # noqa: S608
+    "JOIN copies c ON c.run = r.id WHERE r.ended_at IS NULL"
+)
 COPIES_OF: Final = f"SELECT run, path, {_COPY} FROM copies WHERE run = ?"  # noqa: S608
 COPY_OF: Final = f"SELECT run, path, {_COPY} FROM copies WHERE run = ? AND path = ?"  # noqa: S608
 UNPROVED_LONGEST: Final = (
