@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trainer_runs import done, losses
+from trainer_runs import byte_shards, done, losses
 
 from gputrain.cli import main
 from gputrain.config import Config, DataConfig
@@ -19,8 +19,7 @@ from gputrain.data import MIX_BLOCK, Sampler, block_slots, open_data
 from gputrain.errors import DataError, ExitCode
 from gputrain.order import permute
 from gputrain.session import run_training
-from gputrain.shards import write_shards
-from gputrain.tokenizer import ByteTokenizer, open_tokenizer
+from gputrain.tokenizer import open_tokenizer
 
 
 @given(st.integers(1, 3000), st.integers(-(2**40), 2**40), st.integers(0, 100))
@@ -39,7 +38,7 @@ def test_the_order_looks_random_and_differs_between_epochs() -> None:
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     documents = [f"Document number {i}. " * 20 for i in range(100)]
-    write_shards(documents, tmp_path / "shards", ByteTokenizer(), val_ratio=0.1, shard_tokens=5000)
+    byte_shards(documents, tmp_path / "shards")
     return tmp_path / "shards"
 
 
@@ -79,7 +78,7 @@ def test_a_mixture_draws_by_weight_and_still_sees_every_window(tmp_path: Path) -
 
 def test_shards_of_the_same_documents_are_the_same_bytes(shards: Path, tmp_path: Path) -> None:
     documents = [f"Document number {i}. " * 20 for i in range(100)]
-    write_shards(documents, tmp_path / "again", ByteTokenizer(), val_ratio=0.1, shard_tokens=5000)
+    byte_shards(documents, tmp_path / "again")
     names = sorted(path.name for path in shards.iterdir())
     assert len(names) > 5
     assert names == sorted(path.name for path in (tmp_path / "again").iterdir())

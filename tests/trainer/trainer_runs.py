@@ -7,9 +7,12 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from gputrain.sharding import ShardWriter, TokenForm, write_shards
+from gputrain.tokenizer import ByteTokenizer
 
 TINY: dict[str, object] = {
     "model.layers": 2,
@@ -69,3 +72,11 @@ def done(out: Path) -> dict[str, Any]:
 def losses(out: Path) -> dict[int, float]:
     """Loss by step; a step that was repeated after a restart counts once, the later value."""
     return {record["step"]: record["loss"] for record in lines(out / "metrics.jsonl")}
+
+
+def byte_shards(
+    documents: Sequence[str], out: Path, *, val_ratio: float = 0.1, tokens: int = 5000
+) -> dict[str, Any]:
+    """Documents as byte shards in `out`; returns the manifest."""
+    writer = ShardWriter(out, TokenForm(ByteTokenizer(), tokens), val_ratio=val_ratio)
+    return write_shards(lambda skip: iter(documents[skip:]), writer)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gputrain.errors import CheckpointError
-from gputrain.files import fsync_dir, read_json
+from gputrain.files import fsync_dir, read_json, to_json
 from gputrain.slices import Slice, load_slices
-from gputrain.tensorfile import hash_file
+from gputrain.tensorfile import FileHash, hash_file
 
 FORMAT = "gpurent-ckpt/1"
 MANIFEST = "MANIFEST.json"
@@ -94,6 +94,33 @@ def problems_of(path: Path) -> list[str]:
     ]
 
 
+def make_manifest(
+    run_id: str,
+    step: int,
+    tokens: int,
+    kind: str,
+    files: Sequence[tuple[str, FileHash]],
+    facts: Mapping[str, Any],
+    *,
+    created: float,
+) -> bytes:
+    """The content of `MANIFEST.json`; `created` in Unix seconds."""
+    return to_json(
+        {
+            "format": FORMAT,
+            "run_id": run_id,
+            "step": step,
+            "tokens": tokens,
+            "kind": kind,
+            "created_unix": created,
+            **facts,
+            "files": [{"path": n, "bytes": f.bytes, "sha256": f.sha256} for n, f in files],
+            "total_bytes": sum(file.bytes for _, file in files),
+            "resume": True,
+        }
+    )
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A verified checkpoint, ready to be copied into a model."""
@@ -120,6 +147,10 @@ def load_kind(loaded: Loaded, kind: str, targets: Mapping[str, Slice]) -> None:
 
     Raises CheckpointError when it holds other tensors.
     """
+    load_slices(paths_of(loaded, kind), targets)
+
+
+def paths_of(loaded: Loaded, kind: str) -> list[Path]:
+    """The tensor files of one kind (model, optim)."""
     names = [str(file["path"]) for file in loaded.manifest["files"]]
-    chosen = [n for n in names if n.startswith((f"{kind}.", f"{kind}-r"))]
-    load_slices([loaded.path / name for name in sorted(chosen)], targets)
+    return [loaded.path / n for n in sorted(names) if n.startswith((f"{kind}.", f"{kind}-r"))]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from gputrain import __version__, config
+from gputrain import __version__, cli_data, cli_models, config
 from gputrain.environment import environment_layers, run_directory
-from gputrain.errors import ConfigError, DataError, ExitCode, TrainerError
+from gputrain.errors import ConfigError, ExitCode, TrainerError
 
 EPILOG = """\
 examples:
@@ -79,14 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     plot.add_argument("--out", type=Path, default=Path("plot.svg"), help="file to write (default plot.svg)")
     plot.set_defaults(run=_plot)
 
-    shard = commands.add_parser("shard", help="turn text into token shards")
-    shard.add_argument("text", nargs="+", type=Path, help="UTF-8 text files")
-    shard.add_argument("--out", type=Path, required=True, help="directory of the shards")
-    shard.add_argument("--tokenizer", default="bytes", help="bytes (default) or a tokenizer.json")
-    shard.add_argument("--separator", default="", help="text between documents; default: a file is one")
-    shard.add_argument("--val-ratio", type=float, default=0.0, help="share of documents held out")
-    shard.add_argument("--shard-tokens", type=int, default=100_000_000, help="tokens in one shard")
-    shard.set_defaults(run=_shard)
+    cli_data.add_commands(commands)
+    cli_models.add_commands(commands)
     return parser
 
 
@@ -158,27 +152,6 @@ def _plot(args: argparse.Namespace) -> int:
     curves = [read_curve(run, args.metric) for run in args.runs]
     args.out.write_text(render(curves, args.metric))
     print(f"{args.out}: {args.metric} of {', '.join(curve.name for curve in curves)}")
-    return 0
-
-
-def _shard(args: argparse.Namespace) -> int:
-    from gputrain.shards import write_shards
-    from gputrain.tokenizer import open_tokenizer
-
-    def documents() -> Iterator[str]:
-        for path in args.text:
-            try:
-                text = path.read_text(encoding="utf-8", errors="replace")
-            except OSError as error:
-                raise DataError(f"Cannot read {path}: {error.strerror}.") from error
-            yield from text.split(args.separator) if args.separator else [text]
-
-    tokenizer = open_tokenizer(args.tokenizer)
-    manifest = write_shards(
-        documents(), args.out, tokenizer, val_ratio=args.val_ratio, shard_tokens=args.shard_tokens
-    )
-    for split, totals in manifest["totals"].items():
-        print(f"{split}: {totals['docs']} documents, {totals['tokens']} tokens, {totals['text_bytes']} bytes")
     return 0
 
 

@@ -32,6 +32,28 @@ def rope_table(context: int, head_dim: int, base: float) -> tuple[Tensor, Tensor
     return angle.cos().float(), angle.sin().float()
 
 
+class KeyCache:
+    """Keys and values of one layer for up to `context` tokens: (batch, kv_heads, tokens, head_dim)."""
+
+    def __init__(self, context: int) -> None:
+        self._context, self._length = context, 0
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the keys and values of the next tokens; returns all."""
+        if self._kept is None:
+            batch, heads, _, dim = k.shape
+            self._kept = (
+                k.new_empty(batch, heads, self._context, dim),
+                v.new_empty(batch, heads, self._context, dim),
+            )
+        end = self._length + k.shape[2]
+        for kept, new in zip(self._kept, (k, v), strict=True):
+            kept[:, :, self._length : end] = new
+        self._length = end
+        return self._kept[0][:, :, :end], self._kept[1][:, :, :end]
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention with rotary positions."""
 
@@ -45,6 +67,8 @@ class Attention(nn.Module):
         self.k = Linear(config.width, self.kv_heads * self.head_dim)
         self.v = Linear(config.width, self.kv_heads * self.head_dim)
         self.o = Linear(config.width, config.width)
+        self.cache: KeyCache | None = None
+        """Set while sampling: keys and values of the tokens before."""
         self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
 
@@ -56,7 +80,13 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        y = attend(q, k, v, self.dropout if self.training else 0.0)
+        if self.cache is not None:
+            k, v = self.cache.extend(k, v)
+        if q.shape[2] == k.shape[2]:
+            y = attend(q, k, v, self.dropout if self.training else 0.0)
+        else:
+            # One token after those in the cache: it sees them all.
+            y = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.kv_heads != self.heads)
         out: Tensor = self.o(y.transpose(1, 2).reshape(batch, tokens, width))
         return out
 
@@ -180,11 +210,14 @@ class GPT(nn.Module):
         """The matrix that turns hidden states into logits: (padded vocabulary, width)."""
         return self.embed.weight if self.head is None else self.head.weight
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """Normalised hidden states (batch, tokens, width) of token ids (batch, tokens)."""
+    def hidden(self, tokens: Tensor, start: int = 0) -> Tensor:
+        """Normalised hidden states (batch, tokens, width) of token ids (batch, tokens).
+
+        `start` is the position of the first, above 0 only with caches (`gputrain.sampling`).
+        """
         length = tokens.shape[1]
         x = self.residual.enter(self.embed(tokens).to(self.dtype), self.config)
-        cos, sin = self.cos[:length], self.sin[:length]
+        cos, sin = self.cos[start : start + length], self.sin[start : start + length]
         for block in self.blocks:
             # The reentrant variant of checkpoint loses gradients behind frozen embeddings.
             again = self.recompute and self.training
@@ -192,9 +225,9 @@ class GPT(nn.Module):
         out: Tensor = self.norm(self.residual.leave(x))
         return out
 
-    def logits(self, tokens: Tensor) -> Tensor:
+    def logits(self, tokens: Tensor, start: int = 0) -> Tensor:
         """Logits (batch, tokens, vocabulary) in float32, without the padding rows."""
-        out = F.linear(self.hidden(tokens), self.head_weight.to(self.dtype))
+        out = F.linear(self.hidden(tokens, start), self.head_weight.to(self.dtype))
         return out[..., : self.config.vocab].float()
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:

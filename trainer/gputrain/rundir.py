@@ -112,6 +112,10 @@ class RunDir:
             }
             replace_file(run_file, to_json(facts))
         replace_file(self.path / "config.toml", config.to_toml().encode())
+        tokenizers = [Path(path, "tokenizer.json") for path in config.data.path]
+        for source in filter(Path.is_file, tokenizers[:1]):
+            # Whoever samples from this run needs it; corpora of one run share it.
+            replace_file(self.path / "tokenizer.json", source.read_bytes())
 
     def event(self, name: str, **facts: Any) -> None:
         """Append a numbered event; it is on disk on return. Safe from any thread."""

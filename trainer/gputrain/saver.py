@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gputrain.checkpoint import FORMAT, MANIFEST, dir_name, discard, list_checkpoints
+from gputrain.checkpoint import MANIFEST, dir_name, discard, list_checkpoints, make_manifest
 from gputrain.config import CheckpointConfig
 from gputrain.files import fsync_dir, read_json, replace_file, to_json, write_durable
 from gputrain.retention import Kept, to_delete
 from gputrain.rundir import RunDir
 from gputrain.slices import DTYPE_NAME, Slice, describe
-from gputrain.tensorfile import BLOCK, FileHash, encode_header, plan_layout, write_hashed
+from gputrain.tensorfile import BLOCK, FileHash, encode_header, hash_bytes, plan_layout, write_hashed
 from gputrain.world import World
 
 RETRY_SECONDS = 30.0
@@ -273,21 +273,11 @@ class Saver:
         files += self._await_parts(temporary)
         state = to_json(request.state)
         write_durable(temporary / "state.json", state)
-        files.append(("state.json", FileHash(len(state), hashlib.sha256(state).hexdigest())))
+        files.append(("state.json", hash_bytes(state)))
         total = sum(file.bytes for _, file in files)
-        manifest = to_json(
-            {
-                "format": FORMAT,
-                "run_id": self._run.run_id,
-                "step": request.step,
-                "tokens": request.tokens,
-                "kind": request.kind,
-                "created_unix": time.time(),
-                **request.facts,
-                "files": [{"path": n, "bytes": f.bytes, "sha256": f.sha256} for n, f in files],
-                "total_bytes": total,
-                "resume": True,
-            }
+        step, tokens = request.step, request.tokens
+        manifest = make_manifest(
+            self._run.run_id, step, tokens, request.kind, files, request.facts, created=time.time()
         )
         self._commit(temporary, request, manifest)
         digest = hashlib.sha256(manifest).hexdigest()

@@ -1,26 +1,23 @@
 """Token shards: ``*.bin`` files of little-endian ids behind a 256-byte JSON header, and a manifest.
 
 ``manifest.json`` lists every shard with its counts and SHA-256 and is replaced after each one, so a
-shard that it does not name does not exist.
+shard that it does not name does not exist. They are written by `gputrain.sharding`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gputrain.errors import DataError
-from gputrain.files import fsync_dir, read_json, replace_file, to_json
-from gputrain.tensorfile import hash_file, write_hashed
-from gputrain.tokenizer import Tokenizer
+from gputrain.files import read_json
+from gputrain.tensorfile import hash_file
 
 FORMAT = "gputrain-data/1"
 HEADER_BYTES = 256
@@ -79,111 +76,6 @@ def split_of(document: str, val_ratio: float) -> str:
     """``val`` or ``train`` by the hash of the document: stable under any order or sharding."""
     digest = hashlib.sha256(document.encode("utf-8", "surrogateescape")).digest()
     return "val" if int.from_bytes(digest[:8], "little") < val_ratio * 2**64 else "train"
-
-
-class ShardWriter:
-    """Collects documents and commits full shards one by one."""
-
-    def __init__(
-        self,
-        out: Path,
-        tokenizer: Tokenizer,
-        *,
-        val_ratio: float = 0.0,
-        shard_tokens: int = DEFAULT_SHARD_TOKENS,
-    ) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self._out, self._tokenizer = out, tokenizer
-        self._val_ratio, self._shard_tokens = val_ratio, shard_tokens
-        self._dtype = token_dtype(tokenizer.vocab)
-        self._open: dict[str, list[npt.NDArray[np.uint32]]] = {"train": [], "val": []}
-        self._count = {"train": 0, "val": 0}
-        self._docs = {"train": 0, "val": 0}
-        self._text = {"train": 0, "val": 0}
-        self._shards: list[Shard] = []
-
-    def add(self, document: str) -> None:
-        """Tokenise one document; empty ones are ignored."""
-        if not document.strip():
-            return
-        split = split_of(document, self._val_ratio)
-        ids = self._tokenizer.encode(document)
-        self._open[split] += [ids, np.array([self._tokenizer.end_of_text], dtype=np.uint32)]
-        self._count[split] += len(ids) + 1
-        self._docs[split] += 1
-        self._text[split] += len(document.encode("utf-8", "surrogateescape"))
-        if self._count[split] >= self._shard_tokens:
-            self._commit(split)
-
-    def close(self) -> dict[str, Any]:
-        """Commit what is left, mark the set complete and return the manifest."""
-        for split in ("train", "val"):
-            if self._count[split]:
-                self._commit(split)
-        return self._write_manifest(complete=True)
-
-    def _commit(self, split: str) -> None:
-        ids = np.concatenate(self._open[split]).astype(self._dtype)
-        name = f"{split}-{sum(s.split == split for s in self._shards):05d}.bin"
-        header = {
-            "format": "gputrain-shard/1",
-            "dtype": self._dtype.__name__,
-            "tokens": len(ids),
-            "tokenizer_sha256": self._tokenizer.sha256,
-        }
-        temporary = self._out / f".tmp-{name}"
-        temporary.unlink(missing_ok=True)
-        written = write_hashed(temporary, pad_header(header), ids.view(np.uint8).data)
-        temporary.rename(self._out / name)
-        fsync_dir(self._out)
-        self._shards.append(
-            Shard(name, split, len(ids), self._docs[split], self._text[split], written.bytes, written.sha256)
-        )
-        self._open[split], self._count[split], self._docs[split], self._text[split] = [], 0, 0, 0
-        self._write_manifest(complete=False)
-
-    def _write_manifest(self, *, complete: bool) -> dict[str, Any]:
-        totals = {
-            split: {
-                key: sum(getattr(s, key) for s in self._shards if s.split == split)
-                for key in ("tokens", "docs", "text_bytes")
-            }
-            for split in ("train", "val")
-        }
-        manifest = {
-            "format": FORMAT,
-            "tokenizer": {
-                "kind": self._tokenizer.kind,
-                "vocab": self._tokenizer.vocab,
-                "sha256": self._tokenizer.sha256,
-            },
-            "val_ratio": self._val_ratio,
-            "shards": [asdict(shard) for shard in self._shards],
-            "totals": totals,
-            "complete": complete,
-        }
-        replace_file(self._out / "manifest.json", to_json(manifest))
-        return manifest
-
-
-def pad_header(header: dict[str, Any]) -> bytes:
-    """A shard header: JSON, spaces, and a newline at byte 255."""
-    return json.dumps(header).encode().ljust(HEADER_BYTES - 1) + b"\n"
-
-
-def write_shards(
-    documents: Iterable[str],
-    out: Path,
-    tokenizer: Tokenizer,
-    *,
-    val_ratio: float = 0.0,
-    shard_tokens: int = DEFAULT_SHARD_TOKENS,
-) -> dict[str, Any]:
-    """Tokenise documents into shards under `out`; returns the manifest."""
-    writer = ShardWriter(out, tokenizer, val_ratio=val_ratio, shard_tokens=shard_tokens)
-    for document in documents:
-        writer.add(document)
-    return writer.close()
 
 
 def open_shards(path: Path, *, full: bool = True) -> ShardSet:

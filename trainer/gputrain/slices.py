@@ -112,18 +112,34 @@ def load_slices(paths: Iterable[Path], targets: Mapping[str, Slice]) -> None:
             raise CheckpointError(f"The checkpoint has {rows} of the {needed} rows needed of {name}.")
 
 
+def view_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """The logical tensors of a checkpoint's files: mapped into memory where they are whole, else put together."""
+    tensors: dict[str, Tensor] = {}
+    contents: dict[Path, Tensor] = {}
+    for name, pieces in index_files(paths).items():
+        for piece in pieces:
+            contents.setdefault(piece.path, _map(piece.path))
+        views = [_stored(contents[piece.path], piece) for piece in sorted(pieces, key=lambda p: p.start)]
+        tensors[name] = views[0] if len(views) == 1 else torch.cat(views)
+    return tensors
+
+
 def _map(path: Path) -> Tensor:
     # The mapping is private, so nothing ever writes to the file through it.
     return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
 
 
-def _copy_rows(content: Tensor, piece: Piece, target: Slice) -> int:
-    """Copy the rows that file and target have in common; returns how many."""
+def _stored(content: Tensor, piece: Piece) -> Tensor:
     entry, dtype = piece.entry, DTYPE_OF[piece.entry.dtype]
     data = content[piece.offset + entry.begin : piece.offset + entry.end]
     if data.storage_offset() % dtype.itemsize:
         data = data.clone()
-    stored = data.view(dtype).view(entry.shape)
+    return data.view(dtype).view(entry.shape)
+
+
+def _copy_rows(content: Tensor, piece: Piece, target: Slice) -> int:
+    """Copy the rows that file and target have in common; returns how many."""
+    stored = _stored(content, piece)
     if not target.shape:
         target.tensor.copy_(stored)
         return 1

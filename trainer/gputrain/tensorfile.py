@@ -195,6 +195,11 @@ def _write_all(descriptor: int, data: memoryview) -> None:
         data = data[os.write(descriptor, data) :]
 
 
+def hash_bytes(content: bytes) -> FileHash:
+    """Size and SHA-256 of what will be a file."""
+    return FileHash(len(content), hashlib.sha256(content).hexdigest())
+
+
 def hash_file(path: Path) -> FileHash:
     """Size and SHA-256 of a file on disk."""
     digest, size = hashlib.sha256(), 0

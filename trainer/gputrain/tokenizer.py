@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +38,12 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """Token ids of a document, without the end-of-text token."""
 
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
+        """`encode` for many documents, on all cores."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens; what is not UTF-8 becomes U+FFFD."""
+
 
 @dataclass(frozen=True)
 class ByteTokenizer:
@@ -49,6 +56,12 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         return np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8).astype(np.uint32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return bytes(t for t in tokens if t < 256).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,13 @@ class BPETokenizer:
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         return np.asarray(self.model.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
+        found = self.model.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, dtype=np.uint32) for encoding in found]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self.model.decode(list(tokens), skip_special_tokens=False))
 
 
 def open_tokenizer(name: str) -> Tokenizer:
