@@ -1,4 +1,4 @@
-"""Commands on trained models: `grow`, `eval`, `sample`, `inspect`."""
+"""Commands on trained models: `grow`, `eval`, `sample`, `export`, `inspect`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,19 @@ def add_commands(commands: Any) -> None:
     sample.add_argument("--tokenizer", help="tokenizer.json of the run, if it is not in its directory")
     sample.set_defaults(run=_sample)
 
+    export = commands.add_parser("export", help="a Hugging Face directory, or a GGUF file for llama.cpp")
+    export.add_argument("source", type=Path, help="checkpoint or run")
+    export.add_argument("--out", type=Path, required=True, help="FILE.gguf, or a directory for Hugging Face")
+    export.add_argument(
+        "--type",
+        default="f32",
+        help="f32 (default), f16, bf16; for GGUF also q8_0, and K-quants by llama-quantize",
+    )
+    export.add_argument(
+        "--tokenizer", type=Path, help="tokenizer.json of the run, if it is not in its directory"
+    )
+    export.set_defaults(run=_export)
+
     look = commands.add_parser("inspect", help="what a checkpoint holds; needs no torch")
     look.add_argument("source", type=Path, help="checkpoint or run")
     look.add_argument("--tensors", action="store_true", help="list every tensor")
@@ -85,16 +98,17 @@ def _grow(args: argparse.Namespace) -> int:
     return 0
 
 
+def _tokenizer_file(source: Path) -> Path | None:
+    """The tokenizer.json that lies with a run or checkpoint."""
+    places = [source / "tokenizer.json", source.parent.parent / "tokenizer.json"]
+    return next((place for place in places if place.is_file()), None)
+
+
 def _tokenizer_of(source: Path, vocab: int, given: str | None) -> Tokenizer:
     """The tokenizer of a run: as given, as it lies in the run's directory, or bytes."""
     from gputrain.tokenizer import open_tokenizer
 
-    if given:
-        tokenizer = open_tokenizer(given)
-    else:
-        places = [source / "tokenizer.json", source.parent.parent / "tokenizer.json"]
-        found = next((str(place) for place in places if place.is_file()), "bytes")
-        tokenizer = open_tokenizer(found)
+    tokenizer = open_tokenizer(given or str(_tokenizer_file(source) or "bytes"))
     if tokenizer.vocab != vocab and not (tokenizer.kind == "bytes" and vocab == tokenizer.vocab - 1):
         raise ConfigError(
             f"The model has {vocab} tokens, the tokenizer {tokenizer.vocab}; give the right one with --tokenizer."
@@ -176,6 +190,28 @@ def _stream(tokens: Any, text: Any) -> None:
     for token in tokens:
         print(text.push(token), end="", flush=True)
     print()
+
+
+def _export(args: argparse.Namespace) -> int:
+    from gputrain.export_gguf import write_gguf
+    from gputrain.export_hf import DTYPES, write_hf
+    from gputrain.trained import load_model, open_trained
+
+    loaded = open_trained(args.source)
+    model = load_model(loaded)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    tokenizer, kind = args.tokenizer or _tokenizer_file(args.source), args.type.lower()
+    known = _tokenizer_of(args.source, model.config.vocab, str(tokenizer) if tokenizer else None)
+    if args.out.suffix == ".gguf":
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_gguf(model.config, parameters, args.out, kind, tokenizer, args.source.name)
+    elif kind not in DTYPES:
+        raise ConfigError(f"A Hugging Face directory can have the types {', '.join(DTYPES)}, not {kind}.")
+    else:
+        end = known.end_of_text if known.end_of_text < model.config.vocab else None
+        write_hf(model.config, parameters, args.out, kind, end, tokenizer)
+    print(f"{args.out}: step {loaded.state['step']}, {kind}")
+    return 0
 
 
 def _inspect(args: argparse.Namespace) -> int:
