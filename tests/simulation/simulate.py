@@ -7,8 +7,10 @@ python tests/simulation/simulate.py --seed N --count K    K seeds from N on, wit
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -105,22 +107,29 @@ def main() -> int:
     sys.unraisablehook = lambda _: None
     if options.count == 1:
         return _replay(options.seed, trace=options.trace)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an ended search says what it found
     started, total = time.monotonic(), Report()
-    told = started
-    for report in fan_out(options.seed, options.count, jobs=options.jobs):
+    with contextlib.suppress(KeyboardInterrupt):
+        _search(options.seed, options.count, options.jobs, total)
+    took = time.monotonic() - started
+    print(matrix(total.struck))
+    print(
+        f"{total.counts['schedules']} of {options.count} schedules from seed {options.seed}: "
+        f"{len(total.violations)} violations, {took:.1f} s",
+        dict(total.counts),
+    )
+    return 1 if total.violations else 0
+
+
+def _search(first: int, count: int, jobs: int, total: Report) -> None:
+    started = told = time.monotonic()
+    for report in fan_out(first, count, jobs=jobs):
         total.add(report)
         for seed, what in report.violations:
             print(f"seed {seed}: {what}\n  {REPLAY} {seed}", flush=True)
         if time.monotonic() - told > 60:
             told = time.monotonic()
             print(f"… {total.counts['schedules']} schedules, {told - started:.0f} s", flush=True)
-    took = time.monotonic() - started
-    print(matrix(total.struck))
-    print(
-        f"{options.count} schedules from seed {options.seed}: {len(total.violations)} violations, {took:.1f} s",
-        dict(total.counts),
-    )
-    return 1 if total.violations else 0
 
 
 def _replay(seed: int, *, trace: bool) -> int:

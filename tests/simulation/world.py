@@ -130,10 +130,13 @@ class World:
         """Let the frozen remains of crashed processes go; what their clean-up would still do reaches nothing."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            loop = task = None
             for loop, tasks in self._graveyard:
                 for task in tasks:
                     task._log_destroy_pending = False
+                tasks.clear()
                 loop.freeze()
+            del loop, task
             self.children = self.ledger = self._loop = None
             self.faults._never.clear()
             self._graveyard.clear()
