@@ -184,6 +184,7 @@ GUARDS: tuple[Patch, ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("broken", GUARDS, ids=[g.__name__ for g in GUARDS])
 def test_a_broken_guard_is_found(broken: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
