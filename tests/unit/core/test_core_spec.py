@@ -122,6 +122,8 @@ BAD: list[tuple[str, str, str, str]] = [
     ("[mirror]\nbandwidth = 20", "mirror.bandwidth", "20", "bytes per second"),
     ("[idle]\naction = 'destroy'", "idle.action", '"destroy"', "collect-and-destroy, stop, notify"),
     ("[idle]\naction = []", "idle.action", "[]", "one of"),
+    ("[deadman]", "deadman.after", "nothing", "how long to wait"),
+    ("[deadman]\nafter = '5s'", "deadman.after", '"5s"', "at least"),
     ("[idle]\nafter = '5s'", "idle.after", '"5s"', 'at least "1m"'),
     ("[idle]\ndestroy_after = '2h'", "idle.destroy_after", '"a second timer"', "also the first one"),
     ("[idle]\nafter = '15m'\naction = 'notify'\ndestroy_after = '2h'", "idle.destroy_after", '"a second timer"', "never acts"),

@@ -80,6 +80,9 @@ class Agent(Protocol):
     ) -> AsyncIterator[Report]:
         """Reports, one per interval."""
 
+    async def guard(self, *, provider: str, url: str, term: float) -> None:
+        """Start the dead-man switch on the box, or find it started."""
+
     def tail(self, offset: int) -> AsyncIterator[bytes]:
         """The log from a byte on."""
 

@@ -24,6 +24,8 @@ from gpuwatch.telemetry.read import read_progress, read_vitals
 from gpuwatch.telemetry.sample import JobProgress, Vitals
 
 FOLDER = ".gpuwatch"
+RENEW = 15.0
+"""Seconds between two signs of life for the box's lease."""
 MAX_FILES = 1_000_000
 _LIST_LIMIT = 400 << 20
 _YEAR_5000 = 95_617_584_000.0
@@ -85,6 +87,8 @@ class Report:
     """The promised files, when they changed since the last report that had them."""
     vitals: Vitals = field(default_factory=Vitals)
     progress: JobProgress = field(default_factory=JobProgress)
+    deadman: str | None = None
+    """What the dead-man switch did on this box, in words; None when it did nothing."""
 
 
 class Sentinel:
@@ -196,6 +200,8 @@ class Sentinel:
         async with self.box.process(self.argv("watch")) as process:
             process.stdin.write(_line(order))
             buffer = b""
+            loop = asyncio.get_running_loop()
+            said = loop.time()
             while True:
                 try:
                     async with asyncio.timeout(60 + 20 * interval):
@@ -211,6 +217,18 @@ class Sentinel:
                 *lines, buffer = buffer.split(b"\n")
                 for line in lines:
                     yield parse_report(line)
+                if loop.time() - said >= RENEW:
+                    # the box's dead-man switch counts from what it hears of us
+                    process.stdin.write(b"\n")
+                    said = loop.time()
+
+    async def guard(self, *, provider: str, url: str, term: float) -> None:
+        """Start the dead-man switch on the box, or find it started. `term` in seconds."""
+        interval = max(5.0, min(30.0, term / 6))
+        await self._ask(
+            "guard",
+            {"folder": self.folder, "provider": provider, "url": url, "term": term, "interval": interval},
+        )
 
     async def tail(self, offset: int) -> AsyncIterator[bytes]:
         """The log's bytes from `offset`; ends when the job has ended and all is here."""
@@ -405,7 +423,19 @@ def parse_report(line: bytes) -> Report:
         files=_files(files)[0] if isinstance(files, list) and len(files) <= MAX_FILES else None,
         vitals=vitals,
         progress=progress,
+        deadman=_deadman(value.get("deadman")),
     )
+
+
+def _deadman(value: object) -> str | None:
+    """The dead-man switch's diary in words."""
+    try:
+        entry = json.loads(value) if isinstance(value, str) and value else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get("why"), str):
+        return None
+    return clean(f"{entry['why']} (stop {entry.get('result')})", 300)
 
 
 def _shown(vitals: Vitals) -> tuple[Gpu, ...]:

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
+from gpuproviders.errors import ProviderError
+from gpuproviders.model import Power
 from gpuwatch.box.errors import BoxError, HostKeyChanged
 from gpuwatch.box.ports import Agent
 from gpuwatch.budget.cost import of_run
@@ -49,7 +51,7 @@ async def accompany(
         parts.create_task(_again("telemetry", lambda: _telemetry(ctx, run_id, spec, link, live)))
         parts.create_task(_again("log", lambda: _capture(ctx, run_id, link, live)))
         parts.create_task(_again("mirror", lambda: _mirror(ctx, run_id, spec, link, live)))
-        parts.create_task(_presence(ctx, run_id, nudge))
+        parts.create_task(_presence(ctx, run_id, spec, live, nudge))
         parts.create_task(_budget(ctx, run_id, spec, nudge))
         parts.create_task(watch_idleness(ctx, run_id, spec, live, nudge))
 
@@ -81,11 +83,50 @@ async def _telemetry(ctx: Context, run_id: str, spec: RunSpec, link: Link, live:
     sentinel = await link.sentinel()
     out = PurePosixPath(spec.checkpoints.path).parent if spec.checkpoints is not None else PurePosixPath()
     loop = asyncio.get_running_loop()
+    await _arm(ctx, run_id, spec, sentinel)
     async for report in sentinel.watch(
         globs=promised_globs(spec), interval=ctx.config.telemetry_interval,
         metrics=f"{sentinel.work}/{out}/metrics.jsonl", status=f"{sentinel.work}/{out}/status.json",
     ):  # fmt: skip
         live.observe(report, loop.time(), ctx.now())
+
+
+async def _arm(ctx: Context, run_id: str, spec: RunSpec, sentinel: Agent) -> None:
+    """Start the box's dead-man switch, when the spec wants one and stopping keeps this machine's disk."""
+    machine = ctx.ledger.runs[run_id].machine
+    if spec.deadman.after is None or machine is None:
+        return
+    keeps = ctx.fleets[machine.provider].provider.capabilities.stop_keeps_disk
+    if machine.provider != "vast" or not keeps:
+        log.info(
+            "no dead-man switch here: a box of this provider cannot stop itself and keep its disk", run=run_id
+        )
+        return
+    url = ctx.config.providers.vast.url or "https://console.vast.ai"
+    await sentinel.guard(provider=machine.provider, url=url, term=spec.deadman.after)
+
+
+async def _wake(ctx: Context, run_id: str, spec: RunSpec, live: Live) -> None:
+    """A machine that its dead-man switch has stopped is started again, so that its files can be collected (I5)."""
+    run = ctx.ledger.runs[run_id]
+    machine = run.machine
+    if spec.deadman.after is None or machine is None or machine.instance_id is None or not run.data_at_risk:
+        return
+    fleet = ctx.fleets[machine.provider]
+    listed = fleet.instance(machine.instance_id)
+    if listed is None or listed.power is not Power.STOPPED or listed.wanted is Power.RUNNING:
+        return
+    live.say(
+        "the machine is stopped, by its dead-man switch or by hand; asking it to start, to collect its files"
+    )
+    log.warning("machine found stopped", run=run_id, instance=machine.instance_id)
+    try:
+        await fleet.provider.start(machine.instance_id)
+    except ProviderError as error:
+        live.say(
+            f"the machine is stopped and does not start: {error}; its disk is kept, and it is tried again"
+        )
+    fleet.hurry()
 
 
 async def _capture(ctx: Context, run_id: str, link: Link, live: Live) -> None:
@@ -176,9 +217,10 @@ async def _answer(sentinel: Agent, group: Group, folder: str, state: str) -> Non
     await sentinel.put(f"{PurePosixPath(folder).parent}/mirror/{group.name}.json", text.encode() + b"\n")
 
 
-async def _presence(ctx: Context, run_id: str, nudge: Callable[[], None]) -> None:
-    """Notice that the provider took the machine: only after long, consistent evidence (I3)."""
+async def _presence(ctx: Context, run_id: str, spec: RunSpec, live: Live, nudge: Callable[[], None]) -> None:
+    """Notice that the provider took the machine: only after long, consistent evidence (I3). Wake one that sleeps."""
     while True:
+        await _wake(ctx, run_id, spec, live)
         machine = ctx.ledger.runs[run_id].machine
         if machine is None or machine.instance_id is None:
             return

@@ -297,6 +297,8 @@ def why(run: Run, spec: RunSpec | None, live: Live, copies: Mapping[str, Copy], 
     if run.checkpoints:
         lines.append(f"{run.checkpoints} checkpoints verified, the newest of step {run.last_step}")
     lines += idle_lines(live)
+    if live.report is not None and live.report.deadman is not None:
+        lines.append(f"its dead-man switch acted: {live.report.deadman}")
     if run.receipt is not None:
         lines.append(
             f"receipt {run.receipt.digest[:16]}: {run.receipt.files} files, {format_size(run.receipt.bytes)}"

@@ -14,6 +14,7 @@ name, command or secret is ever part of a command line.
     sentinel.py receive               stdin: frames; writes files, answers one JSON line
     sentinel.py state                 stdin: one JSON line; how far a stage is
     sentinel.py stop                  stdin: one JSON line; end a stage's processes
+    sentinel.py guard                 stdin: one JSON line; start the dead-man switch once, detached
 
 File names travel as JSON strings with undecodable bytes as lone surrogates (PEP 383).
 """
@@ -37,6 +38,7 @@ import threading
 import time
 from typing import Any, TextIO
 
+from gpuwatch.sentinel.guard import keep_guard
 from gpuwatch.sentinel.vitals import Processes, Vitals
 
 VERSION = 1
@@ -568,12 +570,16 @@ def receive() -> None:
 # --- reporting -----------------------------------------------------------------------------------
 
 
-def leave_with_stdin() -> None:
-    """End this process when the daemon's side of the connection closes."""
+def leave_with_stdin(lease: str | None = None) -> None:
+    """End this process when the daemon's side of the connection closes.
+
+    Every byte that arrives renews the lease: a connection that is open says nothing, its other end may be dead.
+    """
 
     def wait() -> None:
         while os.read(0, 4096):
-            pass
+            if lease is not None:
+                renew(lease)
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -630,22 +636,51 @@ def heartbeat(path: str) -> dict[str, Any] | None:
     return facts
 
 
+def renew(lease: str) -> None:
+    """Note that the daemon has just been heard."""
+    try:
+        with open(lease, "a"):
+            os.utime(lease)
+    except OSError:
+        pass
+
+
+def guard() -> None:
+    """Start the dead-man switch, once per box. order: folder, provider, url, term, interval."""
+    task = order()
+    os.makedirs(task["folder"], exist_ok=True)
+    held = open(os.path.join(task["folder"], "guard.lock"), "a")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        emit({"guard": "kept"})
+        return
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(null, number)
+            vitals = Vitals(task["interval"], os.path.abspath(__file__))
+            keep_guard(
+                task, vitals, lambda: state_of(task["folder"])["phase"], write_atomically, environment()
+            )
+        os._exit(0)
+    emit({"guard": "started"})
+
+
 def watch() -> None:
     """Report until stdin closes. order: folder, log, interval, inventory (as for list), metrics, status."""
     task = order()
-    leave_with_stdin()
+    lease = os.path.join(task["folder"], "lease")
+    renew(lease)
+    leave_with_stdin(lease)
     interval = float(task.get("interval", 2))
     vitals = Vitals(interval, os.path.abspath(__file__))
     before = cpu_times()
     listed: list[list[Any]] | None = None
     due = 0.0
     while True:
-        lease = os.path.join(task["folder"], "lease")
-        try:
-            with open(lease, "a"):
-                os.utime(lease)
-        except OSError:
-            pass
         busy, total = cpu_times()
         spent = total - before[1]
         root = task["inventory"]["root"] if os.path.isdir(task["inventory"]["root"]) else "/"
@@ -663,6 +698,7 @@ def watch() -> None:
             "metrics": last_metrics(task["metrics"]) if task.get("metrics") else None,
         }
         before = (busy, total)
+        sample["deadman"] = read_text(os.path.join(task["folder"], "deadman.json"), 2000)
         sample["trainer"] = heartbeat(task["status"]) if task.get("status") else None
         sample["steps"] = (sample["trainer"] or {}).get("total_steps")
         now = time.monotonic()
@@ -705,7 +741,7 @@ def tail() -> None:
 
 COMMANDS = {
     "probe": probe, "start": start, "watch": watch, "tail": tail, "list": list_files, "send": send,
-    "receive": receive, "stop": stop, "state": state,
+    "receive": receive, "stop": stop, "state": state, "guard": guard,
 }  # fmt: skip
 
 if __name__ == "__main__":

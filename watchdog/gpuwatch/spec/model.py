@@ -96,6 +96,12 @@ class Idle(Struct, frozen=True, kw_only=True):
     """An open terminal in which nobody typed and nothing was printed for so long is a forgotten one."""
 
 
+class Deadman(Struct, frozen=True, kw_only=True):
+    """Seconds without a sign of the daemon, and with nothing happening, after which a box stops itself."""
+
+    after: float | None = None
+
+
 class Budget(Struct, frozen=True, kw_only=True):
     """Ceilings: micro-dollars and seconds."""
 
@@ -133,6 +139,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     """True for `artifacts = "none"`: the run promises nothing but its log."""
     mirror: Mirror = Mirror()
     idle: Idle = Idle()
+    deadman: Deadman = Deadman()
     budget: Budget = Budget()
     recover: Recover = Recover()
     boot: Boot = Boot()

@@ -133,6 +133,7 @@ def read_spec(text: str, *, file: str, base: Path | None = None) -> model.RunSpe
     setup = _setup(root.table("setup"))
     mirror = _mirror(root.table("mirror"))
     idle = _idle(root.table("idle"))
+    deadman = _deadman(root.table("deadman"))
     budget = _budget(root.table("budget"))
     recover = _recover(root.table("recover"))
     boot = _boot(root.table("boot"))
@@ -161,7 +162,7 @@ def read_spec(text: str, *, file: str, base: Path | None = None) -> model.RunSpe
         raise SpecError(file, problems)
     return model.RunSpec(
         name=name, providers=providers, image=image, disk=disk, gpu=gpu, upload=upload, setup=setup, job=job,
-        train=train, checkpoints=checkpoints, artifacts=artifacts, no_artifacts=none, mirror=mirror, idle=idle,
+        train=train, checkpoints=checkpoints, artifacts=artifacts, no_artifacts=none, mirror=mirror, idle=idle, deadman=deadman,
         budget=budget, recover=recover, boot=boot,
     )  # fmt: skip
 
@@ -365,6 +366,16 @@ def _idle(table: _Table | None) -> model.Idle:
         )
     table.finish()
     return idle
+
+
+def _deadman(table: _Table | None) -> model.Deadman:
+    if table is None:
+        return model.Deadman()
+    if not table.has("after"):
+        table.problem("after", "nothing", 'how long to wait for gpuwatch, e.g. after = "1h"')
+    deadman = model.Deadman(after=table.take("after", values.window, None))
+    table.finish()
+    return deadman
 
 
 def _budget(table: _Table | None) -> model.Budget:
