@@ -67,6 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--jobs", type=_jobs, metavar="N", help="files read at once (default: one per core, at most 8)"
     )
+    install = verbs.add_parser(
+        "install", help="write a service of your user that starts the daemon and keeps it running"
+    )
+    install.add_argument("--print", action="store_true", dest="show", help="print the unit, write nothing")
     doctor = verbs.add_parser("doctor", help="check everything that gpuwatch needs, and say what to do")
     doctor.add_argument("--json", action="store_true", help="machine-readable (docs/operations.md)")
     doctor.add_argument("--online", action="store_true", help="also ask the providers' accounts")
@@ -110,6 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from gpuwatch import cli_verify
 
                 return cli_verify.run(options)
+            case "install":
+                from gpuwatch import cli_install
+
+                return cli_install.run(show=options.show)
             case "doctor":
                 from gpuwatch import doctor
 

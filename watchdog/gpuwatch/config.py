@@ -100,6 +100,13 @@ class Ceilings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     per_day: float | None = None
 
 
+class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[notify]`. `heartbeat` is a URL that is asked every so often: its silence is an alarm elsewhere."""
+
+    heartbeat: str | None = None
+    every: str = "5m"
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -108,6 +115,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     providers: Providers = Providers()
     scrub: Scrub = Scrub()
     budget: Ceilings = Ceilings()
+    notify: Notify = Notify()
 
     @property
     def day_ceiling(self) -> int | None:
@@ -163,12 +171,17 @@ def load(path: Path) -> Config:
             config.providers.runpod.timeout,
             config.providers.ssh.timeout,
             config.scrub.every,
+            config.notify.every,
         ):
             parse_duration(value)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: an interval must be {error}") from error
+    if config.notify.heartbeat is not None and not config.notify.heartbeat.startswith(
+        ("https://", "http://")
+    ):
+        raise ConfigError(f"{path}: notify.heartbeat must be a URL that begins with https:// or http://")
     try:
         _ = config.day_ceiling
     except ValueError as error:

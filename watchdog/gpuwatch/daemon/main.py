@@ -24,6 +24,7 @@ from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.lock import RENEW, AlreadyRunning, Lock, locked
 from gpuwatch.daemon.mirroring import Mirrors
+from gpuwatch.daemon.pulse import feed_watchdog, notify, ping
 from gpuwatch.daemon.reconciling import Reconciler
 from gpuwatch.daemon.scrubbing import Scrubber
 from gpuwatch.daemon.server import serve
@@ -73,16 +74,20 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 writer = tasks.create_task(ledger.write(), name="ledger")
                 renewal = tasks.create_task(_renew(self.lock), name="lock")
+                pulse = tasks.create_task(_pulse(self.config, writer), name="pulse")
                 children = Children(ctx, self.paths, tasks, stop)
                 async with serve(children.service, self.paths.socket):
                     children.start_all()
                     children.start_scrub()
                     children.start_mirrors()
                     log.info("ready", socket=str(self.paths.socket), pid=os.getpid(), runs=len(ledger.runs))
+                    notify("READY=1\nSTATUS=watching")
                     await stop.wait()
                     log.info("stopping")
+                    notify("STOPPING=1")
                     await children.end()
                 renewal.cancel()
+                pulse.cancel()
                 ledger.stop()
                 await writer
         finally:
@@ -90,6 +95,14 @@ class Daemon:
                 await provider.close()
             await ledger.close()
             log.info("stopped")
+
+
+async def _pulse(config: Config, writer: asyncio.Task[None]) -> None:
+    """Signs of life, to whoever asked for them."""
+    async with asyncio.TaskGroup() as signs:
+        signs.create_task(feed_watchdog(writer))
+        if config.notify.heartbeat is not None:
+            signs.create_task(ping(config.notify.heartbeat, parse_duration(config.notify.every), writer))
 
 
 async def resume(clock: SteadyClock, ledger: Ledger) -> None:
