@@ -71,6 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
         "install", help="write a service of your user that starts the daemon and keeps it running"
     )
     install.add_argument("--print", action="store_true", dest="show", help="print the unit, write nothing")
+    verbs.add_parser(
+        "notify-test", help="send a message to every target of the settings, and say whether it went"
+    )
     doctor = verbs.add_parser("doctor", help="check everything that gpuwatch needs, and say what to do")
     doctor.add_argument("--json", action="store_true", help="machine-readable (docs/operations.md)")
     doctor.add_argument("--online", action="store_true", help="also ask the providers' accounts")
@@ -118,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from gpuwatch import cli_install
 
                 return cli_install.run(show=options.show)
+            case "notify-test":
+                return _notify_test()
             case "doctor":
                 from gpuwatch import doctor
 
@@ -151,6 +156,25 @@ def _run(log_format: str) -> int:
         print(f"gpuwatch: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _notify_test() -> int:
+    from gpuwatch.config import ConfigError, load
+    from gpuwatch.daemon.telling import ENVIRONMENT, send, urls
+
+    try:
+        targets = urls(load(discover().config_file).notify.urls)
+    except ConfigError as error:
+        print(f"gpuwatch: {error}", file=sys.stderr)
+        return 2
+    if not targets:
+        print(f"gpuwatch: no target: set notify.urls in config.toml, or {ENVIRONMENT}", file=sys.stderr)
+        return 2
+    if send(targets, "gpuwatch", "This is a test: alarms will arrive like this."):
+        print(f"sent to {len(targets)} target{'s' * (len(targets) != 1)}")
+        return 0
+    print("gpuwatch: not every target took it; try them one by one", file=sys.stderr)
+    return 1
 
 
 def _status(*, as_json: bool) -> int:

@@ -101,8 +101,12 @@ class Ceilings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[notify]`. `heartbeat` is a URL that is asked every so often: its silence is an alarm elsewhere."""
+    """`[notify]`. `urls` are apprise's; those with tokens belong into GPUWATCH_NOTIFY_URLS, not into a file.
 
+    `heartbeat` is a URL that is asked every so often: its silence is an alarm elsewhere.
+    """
+
+    urls: tuple[str, ...] = ()
     heartbeat: str | None = None
     every: str = "5m"
 

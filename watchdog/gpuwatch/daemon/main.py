@@ -18,6 +18,7 @@ from gpuwatch.box.boxes import SshBoxes
 from gpuwatch.box.hostkeys import HostKeys, own_key
 from gpuwatch.clean import clean
 from gpuwatch.config import Config, ConfigError, SshSettings, vault_folder
+from gpuwatch.daemon import telling
 from gpuwatch.daemon.actor import Actor
 from gpuwatch.daemon.clock import SteadyClock
 from gpuwatch.daemon.context import Context
@@ -80,6 +81,7 @@ class Daemon:
                     children.start_all()
                     children.start_scrub()
                     children.start_mirrors()
+                    children.start_telling()
                     log.info("ready", socket=str(self.paths.socket), pid=os.getpid(), runs=len(ledger.runs))
                     notify("READY=1\nSTATUS=watching")
                     await stop.wait()
@@ -136,6 +138,12 @@ class Children:
         for run_id, run in list(self._ctx.ledger.runs.items()):
             if run.state not in FINAL:
                 self.start(run_id)
+
+    def start_telling(self) -> None:
+        """Send alarms to where the settings say."""
+        targets = telling.urls(self._ctx.config.notify.urls)
+        telling_task = telling.keep_telling(self.service.alarms, targets)
+        self.own(self._tasks.create_task(telling_task, name="telling"))
 
     def start_mirrors(self) -> None:
         """Copy what is verified on to the remotes that specs name."""
