@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -100,10 +101,17 @@ class Level:
         column = self._columns.get(name)
         if column is None:
             return []
+        first = bisect_right(self._times, since - self.span)
         found = [
             Point(at, self.span, low, mean, high)
-            for at, low, mean, high in zip(self._times, column.lows, column.means, column.highs, strict=True)
-            if at + self.span > since and not math.isnan(mean)
+            for at, low, mean, high in zip(
+                self._times[first:],
+                column.lows[first:],
+                column.means[first:],
+                column.highs[first:],
+                strict=True,
+            )
+            if not math.isnan(mean)
         ]
         if column.count and self._bucket is not None:
             mean = column.total / column.count
