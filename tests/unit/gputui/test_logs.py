@@ -155,6 +155,8 @@ _TEXT = st.lists(
 @example(["\x1b[32mloss\x1b[0m 2", "x\x1b[32m"], "loss 2")
 @example(["a\x1b[32m", "b"], "32")
 @example(["10%\r24", "ab\rxx"], "ab+c")
+@example(["\x1b[32mnan", "xnan", "nan\x1b[0mx", "xnan nan"], r"\bnan\b")
+@example(["\x1b[32mnan", "xnan"], r"\Bnan")
 def test_a_search_of_raw_bytes_finds_the_lines_that_match_as_shown(lines: list[str], pattern: str) -> None:
     log = window("\n".join(lines).encode())
     finder = Finder(pattern)

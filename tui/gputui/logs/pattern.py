@@ -63,7 +63,13 @@ def _atom(text: str, at: int) -> tuple[str, int, bool]:
                 return rf"[^{piece.lower()}\x1b\n]", found.end(), True
             if piece == r"\s":
                 return r"[\t\f\r ]", found.end(), True
-            return piece, found.end(), piece[1] not in "AzbB"
+            if piece[1] in "bB":
+                return (
+                    "(?:)",
+                    found.end(),
+                    False,
+                )  # the end of a colour is a letter: only the line as shown can tell
+            return piece, found.end(), piece[1] not in "Az"
     if char == ".":
         return r"[^\n\x1b]", at + 1, True
     if char == "[":
@@ -99,8 +105,8 @@ class Finder:
         import re2
 
         self.text = text
-        self._loose = re.search(r"\[[^\]]*\\[WDSsPn]", text) is not None
-        """A set in it may swallow an escape or a newline: what is found is looked at again."""
+        self._loose = re.search(r"\[[^\]]*\\[WDSsPn]|\\[bB]", text) is not None
+        """A set in it may swallow an escape or a newline, or a word's edge was left out: what is found is looked at again."""
         options = re2.Options()
         options.never_capture = True
         options.log_errors = False
