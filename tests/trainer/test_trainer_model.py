@@ -171,6 +171,16 @@ def test_fp8_refuses_sizes_it_cannot_do() -> None:
         fp8.convert(GPT(dataclasses.replace(SMALL, ffn=40, mlp="relu2")), torch.device("cpu"), 64)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch's own compiler
+@pytest.mark.parametrize(
+    "changes", [{}, {"residual": "mhc"}, {"mixer": "moneta", "memory_chunk": 8, "memory_detach": 8}]
+)
+def test_the_compiler_sees_one_graph(changes: dict[str, object]) -> None:
+    tokens = torch.randint(50, (2, 24))
+    found = torch._dynamo.explain(GPT(dataclasses.replace(SMALL, layers=1, **changes)))(tokens, tokens)  # type: ignore[arg-type]
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch's own compiler

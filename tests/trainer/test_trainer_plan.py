@@ -94,7 +94,7 @@ def test_the_activations_of_a_block_are_what_autograd_saves(
     model = dataclasses.replace(base, **changes)  # type: ignore[arg-type]
     gpt = GPT(model)
     gpt.initialise(0)
-    inputs = gpt.residual.enter(torch.randn(4, 64, model.width, requires_grad=True), model)
+    inputs = gpt.enter(torch.randn(4, 64, model.width, requires_grad=True), model)
     seen: dict[int, torch.Tensor] = {}
     parameters = {p.data_ptr() for p in gpt.parameters()}
 

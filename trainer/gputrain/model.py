@@ -22,7 +22,7 @@ from gputrain.kernels import attend, rotate
 from gputrain.layers import Linear, RMSNorm
 from gputrain.loss import chunked_cross_entropy
 from gputrain.miras import MemoryMixer
-from gputrain.residual import RESIDUALS, Residual
+from gputrain.residual import RESIDUALS
 
 
 def rope_table(context: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
@@ -172,7 +172,9 @@ class GPT(nn.Module):
         """Keep only the inputs of blocks and compute the rest again in the backward pass."""
         self.embed = nn.Embedding(padded_vocab(config), config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.residual: type[Residual] = RESIDUALS[config.residual]
+        scheme = RESIDUALS[config.residual]
+        # Functions rather than the class: the compiler follows calls of these without a break.
+        self.enter, self.leave = scheme.enter, scheme.leave
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = None if config.tied else Linear(config.width, padded_vocab(config))
         half = config.width // config.heads // 2
@@ -216,13 +218,13 @@ class GPT(nn.Module):
         `start` is the position of the first, above 0 only with caches (`gputrain.sampling`).
         """
         length = tokens.shape[1]
-        x = self.residual.enter(self.embed(tokens).to(self.dtype), self.config)
+        x = self.enter(self.embed(tokens).to(self.dtype), self.config)
         cos, sin = self.cos[start : start + length], self.sin[start : start + length]
         for block in self.blocks:
             # The reentrant variant of checkpoint loses gradients behind frozen embeddings.
             again = self.recompute and self.training
             x = checkpoint(block, x, cos, sin, use_reentrant=False) if again else block(x, cos, sin)
-        out: Tensor = self.norm(self.residual.leave(x))
+        out: Tensor = self.norm(self.leave(x))
         return out
 
     def logits(self, tokens: Tensor, start: int = 0) -> Tensor:

@@ -61,16 +61,19 @@ def sinkhorn(logits: Tensor, iterations: int) -> Tensor:
     """
     start = (logits - logits.amax(dim=(0, 1), keepdim=True)).exp()
     if torch.compiler.is_compiling():
-        return Normalised.forward(_Forget(), start, iterations)
+        return _rounds(start, iterations)[-1][0]
     out: Tensor = Normalised.apply(start, iterations)  # type: ignore[no-untyped-call]
     return out
 
 
-class _Forget:
-    """Takes the place of autograd's context where the compiler differentiates."""
-
-    def save_for_backward(self, *tensors: Tensor) -> None:
-        """Nothing is kept."""
+def _rounds(matrix: Tensor, iterations: int) -> list[tuple[Tensor, Tensor]]:
+    """Each quotient of the rounds with the sums by which it was divided."""
+    steps = []
+    for turn in range(2 * iterations):
+        total = matrix.sum(turn % 2, keepdim=True).clamp_min(1e-20)
+        matrix = matrix / total
+        steps.append((matrix, total))
+    return steps
 
 
 class Normalised(torch.autograd.Function):
@@ -78,13 +81,9 @@ class Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, iterations: int) -> Tensor:
-        kept = []
-        for turn in range(2 * iterations):
-            total = matrix.sum(turn % 2, keepdim=True).clamp_min(1e-20)
-            matrix = matrix / total
-            kept += [matrix, total]
-        ctx.save_for_backward(*kept)
-        return matrix
+        steps = _rounds(matrix, iterations)
+        ctx.save_for_backward(*(tensor for step in steps for tensor in step))
+        return steps[-1][0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -170,7 +169,8 @@ class HyperConnection(nn.Module):
     def maps(self, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For tokens (tokens, n, width): read (n, tokens), write (n, tokens), mix (n, n, tokens)."""
         n, projected = self.streams, normed_projection(stream.flatten(1), self.phi)
-        scale = self.alpha.repeat_interleave(torch.tensor([n, n, n * n], device=stream.device))
+        gates = zip(self.alpha.unbind(), (n, n, n * n), strict=True)
+        scale = torch.cat([gate.expand(count) for gate, count in gates])
         read, write, mix = torch.split(projected * scale[:, None] + self.bias[:, None], [n, n, n * n])
         mixed = sinkhorn(mix.view(n, n, -1), self.iterations)
         return read.sigmoid(), 2 * write.sigmoid(), mixed

@@ -340,11 +340,96 @@ def bench_memory(rounds: int) -> None:
     row("MONETA in chunks of 64, against token by token", times[1] / times[64], 10, at_least=True)
 
 
+def english(size: int) -> str:
+    """About `size` characters of English: Python's own help topics, again and again with a number each."""
+    from pydoc_data.topics import topics
+
+    text = "\n\n".join(topics[name] for name in sorted(topics))
+    return "\n\n".join(f"{number} {text}" for number in range(-(-size // len(text))))[:size]
+
+
+def bench_shard(scratch: Path) -> None:
+    """40 MB of text to shards, against the raw speed of the tokenizers library on the same documents."""
+    import contextlib
+    import io
+
+    import tokenizers
+
+    from gputrain.cli import main as command
+
+    text, folder = scratch / "text.txt", scratch / "tokenizer"
+    text.write_text(english(40_000_000))
+    documents = text.read_text().split("\n\n")
+    path = str(folder / "tokenizer.json")
+    with contextlib.redirect_stdout(io.StringIO()):
+        command(["tokenizer", str(text), "--separator", "\\n\\n", "--vocab", "8192", "--out", str(folder)])
+    model = tokenizers.Tokenizer.from_file(path)
+
+    def raw() -> None:
+        for begin in range(0, len(documents), 8192):
+            model.encode_batch_fast(documents[begin : begin + 8192], add_special_tokens=False)
+
+    def ours(number: int) -> None:
+        out = str(scratch / f"shards{number}")
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            command(["shard", str(text), "--separator", "\\n\\n", "--tokenizer", path, "--out", out])
+
+    theirs, mine, work = [], [], []
+    for number in range(3):
+        before = time.process_time()
+        theirs.append(timed(raw))
+        between = time.process_time()
+        mine.append(timed(lambda n=number: ours(n)))
+        work.append((between - before) / (time.process_time() - between))
+    print(
+        f"# 40 MB, {len(documents):,} documents: library {min(theirs):.1f} s, ours {min(mine):.1f} s; "
+        f"by processor time {max(work):.2f} x"
+    )
+    row("sharding 40 MB, against the raw library", min(theirs) / min(mine), 0.9, at_least=True)
+
+
+def bench_grow(scratch: Path) -> None:
+    """From the 22m profile to 150m's shape: seconds, and memory against the size of the new checkpoint."""
+    code = (
+        "import sys; from pathlib import Path; import gputrain.grow\n"
+        "from bench_trainer import peak_bytes, reset_peak; from gputrain.cli import main; import time\n"
+        "before, began, work = reset_peak(), time.perf_counter(), time.process_time()\n"
+        "main(sys.argv[1:]); print(time.perf_counter() - began, time.process_time() - work, peak_bytes() - before)"
+    )
+    small = {"model__layers": 12, "model__tied": False, "optim__name": "muon", "train__batch_size": 1}
+    session = open_session(scratch / "small", **small)
+    session.step()
+    session.trainer.progress.step += 1
+    session.trainer._save("regular")
+    session.close()
+    shape = ["model.layers=16", "model.width=768", "model.heads=12", "model.ffn=2048", "model.vocab=256"]
+    words = [word for value in shape for word in ("--set", value)]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "grow",
+        str(scratch / "small"),
+        "--out",
+        str(scratch / "grown"),
+        *words,
+    ]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
+    seconds, work, added = (float(word) for word in done.stdout.splitlines()[-1].split())
+    size = sum(path.stat().st_size for path in (scratch / "grown").iterdir())
+    print(f"# grown to {size / 1e6:.0f} MB in {seconds:.1f} s, {work:.1f} s of processor time")
+    row("growing 22M to the shape of 150M", seconds, 20, at_least=False, unit="s")
+    row("its peak memory, against the new checkpoint", added / size, 2, at_least=False)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (default 9)")
     parser.add_argument(
-        "--only", choices=["throughput", "save", "head", "mhc", "moneta"], help="one benchmark"
+        "--only",
+        choices=["throughput", "save", "head", "mhc", "moneta", "shard", "grow"],
+        help="one benchmark",
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
     args = parser.parse_args()
@@ -363,6 +448,10 @@ def main() -> int:
             bench_residual(Path(scratch), args.rounds)
         if args.only in (None, "moneta"):
             bench_memory(args.rounds)
+        if args.only in (None, "shard"):
+            bench_shard(Path(scratch))
+        if args.only in (None, "grow"):
+            bench_grow(Path(scratch))
     return 1 if MISSED else 0
 
 
