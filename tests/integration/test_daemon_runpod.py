@@ -225,3 +225,9 @@ def _gputui(here: RunpodWorld, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_table_of_offers_shows_stock_where_nobody_rates_machines(here: RunpodWorld) -> None:
+    text = _gputui(here, "offers", "--gpu", "h100", "--count", "1")
+    assert "runpod:secure." in text
+    assert "stock " in text

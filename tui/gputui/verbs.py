@@ -115,7 +115,7 @@ def _offer_cells(row: wire.OfferRow) -> list[Cell]:
         say.gigabytes(row.gpu_memory),
         (say.rate(row.price), "bold"),
         (kind if row.verified else f"{kind}, unverified", "" if row.verified else "warn"),
-        say.percent(row.reliability),
+        say.percent(row.reliability) if row.stock is None else f"stock {row.stock}",
         say.network(row.download_speed),
         say.gigabytes(row.disk),
         row.cuda or say.UNKNOWN,

@@ -108,6 +108,8 @@ class OfferRow(Struct, frozen=True, kw_only=True):
     transfer_price: int | None
     cuda: str | None
     ends_at: float | None
+    stock: str | None = None
+    """`low`, `medium` or `high` where an offer is a kind of machine and not one machine."""
 
 
 class GpuRow(Struct, frozen=True, kw_only=True):

@@ -189,6 +189,7 @@ def offer_row(offer: Offer) -> wire.OfferRow:
         region=offer.region, cpu_cores=offer.cpu_cores, memory=offer.memory, disk=offer.disk,
         download_speed=offer.download_speed, upload_speed=offer.upload_speed, transfer_price=offer.transfer_price,
         cuda=offer.cuda, ends_at=None if offer.ends_at is None else offer.ends_at.timestamp(),
+        stock=None if offer.stock is None else offer.stock.name.lower(),
     )  # fmt: skip
 
 
