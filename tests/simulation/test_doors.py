@@ -326,7 +326,7 @@ def test_the_judge_of_this_test_sees_a_destroy_that_skips_the_gate() -> None:
 
 READS = {
     "hello", "status", "offers", "spec.check", "runs", "runs.ended", "run", "why", "holds", "log.read",
-    "telemetry.history", "mirror.status", "events", "subscribe", "unsubscribe",
+    "telemetry.history", "mirror.status", "cost", "offers.history", "events", "subscribe", "unsubscribe",
 }  # fmt: skip
 NO_END = {
     "shutdown": "ends the daemon, no machine; a restart carries on",
