@@ -62,7 +62,7 @@ _P = "providers/gpuproviders/"
 VAULT = (
     *_of(
         f"{_W}vault/layout.py",
-        _core("vault"),
+        _core("guards", "vault"),
         ("no way up out of the vault", 'if part in ("", ".", "..")', 'if part in ("", ".")'),
         ("no empty part of a path", 'if part in ("", ".", "..")', 'if part in (".", "..")'),
         ("no NUL in a name", 'or b"\\0" in raw or', "or"),
@@ -91,7 +91,7 @@ VAULT = (
     ),
     *_of(
         f"{_W}vault/sink.py",
-        _core("vault"),
+        _core("guards", "vault"),
         ("no final name without proof", "        if not self._proved:\n", "        if False:\n"),
         (
             "a write after the proof voids it",
@@ -159,7 +159,7 @@ VAULT = (
     ),
     *_of(
         f"{_W}vault/receipt.py",
-        _core("vault", "verify"),
+        _core("guards", "vault", "verify"),
         ("a file called - is not standard input", 'path = "./-" if path == "-" else path', "pass"),
         (
             "odd names are escaped for sha256sum",
@@ -186,7 +186,7 @@ VAULT = (
     ),
     *_of(
         f"{_W}vault/proofs.py",
-        _core("verify"),
+        _core("guards", "verify"),
         (
             "a receipt hashes to its name",
             "    if hashlib.sha256(data).hexdigest() != digest:\n",
@@ -215,7 +215,7 @@ VAULT = (
     ),
     *_of(
         f"{_W}vault/reread.py",
-        _core("verify", "scrub"),
+        _core("guards", "verify", "scrub"),
         (
             "no link on the way to a file",
             "_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW",
@@ -242,7 +242,7 @@ VAULT = (
     ),
     *_of(
         f"{_W}vault/verify.py",
-        _core("verify"),
+        _core("guards", "verify"),
         (
             "damage is damage whatever else is well",
             "        if any(f.kind in DAMAGE for f in self.findings):\n",
@@ -284,7 +284,7 @@ VAULT = (
 BOX = (
     *_of(
         f"{_W}box/frames.py",
-        _core("frames"),
+        _core("guards", "frames"),
         ("a line has an end", "> MAX_LINE:\n", "> MAX_LINE and False:\n"),
         ("a frame has an end", "if opened is None or length > MAX_FRAME:", "if opened is None:"),
         ("no more content than the file has", "        if opened.offset + self._sent > opened.identity[0]:\n", "        if False:\n"),
@@ -300,7 +300,7 @@ BOX = (
     ),
     *_of(
         f"{_W}box/sentinel.py",
-        _core("box_answers"),
+        _core("guards", "box_answers"),
         ("a listing counts only with its end", 'if end.get("end") != len(lines) or', "if"),
         ("a listing that breaks off is none", '    if not lines or lines.pop() != b"":\n', "    if lines.pop() and False:\n"),
         ("a listing has an end", "if len(lines) > MAX_FILES or", "if"),
@@ -316,7 +316,7 @@ BOX = (
     ),
     *_of(
         f"{_W}box/fetch.py",
-        ("tests/unit/core/test_core_sentinel_process.py", "tests/integration/test_openssh.py"),
+        _core("guards"),
         ("the two hashes must agree", "        if here != trailer.sha256:\n", "        if False:\n"),
         ("a file that changed while it was sent is none", "        if trailer.identity != header.identity:\n", "        if False:\n"),
     ),
@@ -325,7 +325,7 @@ BOX = (
 SPEC = (
     *_of(
         f"{_W}spec/values.py",
-        _core("spec"),
+        _core("guards", "spec"),
         ("paths stay in the work folder", '".." in path.parts', "False"),
         ("no absolute path", "if path.is_absolute() or", "if"),
         ("no home folder", ' or value.startswith("~")', ""),
@@ -343,7 +343,7 @@ SPEC = (
     ),
     *_of(
         f"{_W}spec/read.py",
-        _core("spec"),
+        _core("guards", "spec"),
         ("unknown keys are errors", "        for key, value in self._values.items():\n", "        for key, value in ():\n"),
         ("a spec has an end", "    if len(text) > MAX_BYTES:\n", "    if False:\n"),
         ("a run promises something or says that it does not", '        and not any(p.key.startswith(("artifacts", "checkpoints")) for p in problems)\n    ):\n', "        and False\n    ):\n"),
@@ -363,23 +363,27 @@ SPEC = (
 VAST = (
     *_of(
         f"{_P}vast/parse.py",
-        _core("vast_parse"),
+        _core("guards", "vast_parse"),
         ("an id is a positive number", "    if not 0 < value < 10**18:\n", "    if False:\n"),
         ("true is no id", "    if isinstance(value, bool) or not isinstance(value, int | str):\n        raise", "    if not isinstance(value, int | str):\n        raise"),
         ("digits, and not too many", '        if not value.isascii() or not value.isdigit() or len(value) > 18:\n            raise Malformed(f"{what} is not a number', '        if False:\n            raise Malformed(f"{what} is not a number'),
-        ("a negative price is none", "return None if amount is None or amount < 0 else amount", "return amount"),
-        ("numbers have bounds", "return float(value) if low <= value <= high else None", "return float(value)"),
-        ("texts are cleaned and cut", "return scrub(value.strip())[:limit]", "return value.strip()"),
-        ("an address is an address", "_HOST.fullmatch(address.strip()) and ", ""),
-        ("a port is a port", "return port if 0 < port < 65536 else None", "return port"),
         ("a machine that runs has no trouble", "    if power is Power.RUNNING:\n        return None", "    if False:\n        return None"),
         ("an unknown state is unknown, not off", "_POWER.get(actual, Power.UNKNOWN) if", "_POWER.get(actual, Power.OFFLINE) if"),
         ("a label has an end", "and label and len(label) <= 256 else None", "and label else None"),
         ("an offer without price is none", "if gpu is None or not count or price is None:", "if gpu is None or not count:"),
     ),
     *_of(
+        f"{_P}checked.py",
+        (*_core("vast_parse"), "tests/unit/providers/test_runpod_parse.py"),
+        ("a negative price is none", "return None if amount is None or amount < 0 else amount", "return amount"),
+        ("numbers have bounds", "return float(value) if low <= value <= high else None", "return float(value)"),
+        ("texts are cleaned and cut", "return scrub(value.strip())[:limit]", "return value.strip()"),
+        ("an address is an address", " and _HOST.fullmatch(value.strip()) else None", " else None"),
+        ("a port is a port", "return value if 0 < value < 65536 else None", "return value"),
+    ),
+    *_of(
         f"{_P}vast/adapter.py",
-        _core("vast_adapter", "vast_hostile", "permit"),
+        _core("vast_plain", "vast_adapter", "vast_hostile", "permit"),
         ("a listing is as long as it says", "total != len(rows):", "False:"),
         ("a page must be one", 'body.get("success") is True and "next_token" in body', '"next_token" in body'),
         ("a page that brings nothing new ends the reading", " or len(rows) == before:", ":"),
@@ -387,10 +391,11 @@ VAST = (
         ("a page has an end", "if not isinstance(page, list) or len(page) > _MAX_ROWS:", "if not isinstance(page, list):"),
         ("a search has an end", "if not isinstance(rows, list) or len(rows) > _MAX_ROWS:", "if not isinstance(rows, list):"),
         ("an unreadable market is not an empty one", "        if rows and not offers:\n", "        if False:\n"),
-        ("a create without a number is ambiguous", "        except parse.Malformed as error:\n            raise Ambiguous(", "        except parse.Malformed as error:\n            raise Refused("),
+        ("a create without a number is ambiguous", "        except Malformed as error:\n            raise Ambiguous(", "        except Malformed as error:\n            raise Refused("),
         ("only Vast's own words say that there is none", '            if error.code in ("not_found", "no_such_instance"):\n                return None\n', "            return None\n"),
         ("the answer is about the machine that was asked for", "        if row.instance_id != instance_id:\n", "        if False:\n"),
-        ("a destroy spends a permit first", "        permit.spend()\n", ""),
+        ("a destroy spends a permit first", "        permit.spend()\n        try:\n", "        try:\n"),
+        ("a stop spends a permit first", "        permit.spend()\n        await", "        await"),
         ("a refused destroy is not accepted", '            if error.code not in ("not_found", "no_such_instance"):\n                raise\n', "            pass\n"),
         ("filters that Vast forgot", "                if _fits(offer, query):\n", "                if True:\n"),
         ("a queued start is taken back", '            if error.code == "resources_unavailable":\n', "            if False:\n"),
@@ -404,7 +409,6 @@ VAST = (
         ("a write is sent once", "answer = await self._call(method, path, endpoint, kwargs, attempts=1)", "answer = await self._call(method, path, endpoint, kwargs, attempts=3)"),
         ("no answer to a write is ambiguous", '            raise Ambiguous("Vast did not answer;', '            raise Refused("Vast did not answer;'),
         ("an answer that names a contract is no refusal", "        if write and made is not None:\n", "        if False:\n"),
-        ("… even when it says success", ' and body.get("error") is None:', ":"),
         ("a contract's number is one", "    except Malformed:\n        return None\n", "    except Malformed:\n        return str(made)\n"),
         ("a strange answer to a write is ambiguous", "        elif write:\n            error = Ambiguous(", "        elif write:\n            error = Refused("),
         ("a timeout status says nothing", "            and answer.status not in (408, 409, 425)\n", ""),
@@ -453,7 +457,7 @@ DAEMON = (
     ),
     *_of(
         f"{_W}daemon/fleet.py",
-        (*_RACES, "tests/unit/test_fleet_identity.py"),
+        ("tests/unit/test_fleet_absence.py", *_RACES),
         ("a look-up counts between two listings of our account", "                        if after.by_id(instance_id) is not None:\n                            return None\n", ""),
         ("a machine that is seen again is not gone", "            if present:\n                return None\n", ""),
     ),

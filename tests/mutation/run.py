@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import hashlib
 import json
 import os
 import resource
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,7 @@ TEST_LIMIT = 30
 """Seconds of one test: pytest-timeout's, so that a hang is seen and named."""
 MUTANT_LIMIT = 150.0
 """Seconds of all the tests of one mutant."""
+NOT_RUN = "not run"
 MEMORY = 3 << 30
 """Bytes that a mutant may use: some of them grow lists for ever."""
 
@@ -63,6 +65,34 @@ class Task:
     """caught, hung, survived or equivalent."""
     by: str = ""
     seconds: float = 0.0
+
+    @property
+    def mark(self) -> str:
+        """What the verdict is about: the mutated module and the tests, as they are written."""
+        parts = (self.source, *((ROOT / test).read_text() for test in self.tests))
+        return hashlib.sha256("\0".join((self.module, *parts)).encode()).hexdigest()
+
+
+class Memory:
+    """Verdicts of earlier runs, in a file: what is about the same code and the same tests is not tried again."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, list[str]] = (
+            json.loads(path.read_text()) if path is not None and path.exists() else {}
+        )
+
+    def recall(self, tasks: list[Task]) -> list[Task]:
+        """Fill in what is known; returns the tasks that are still to be run."""
+        for task in tasks:
+            task.verdict, task.by = self._known.get(task.mark, ["", ""])
+        return [t for t in tasks if not t.verdict]
+
+    def note(self, task: Task) -> None:
+        """Remember a verdict."""
+        self._known[task.mark] = [task.verdict, task.by]
+        if self._path is not None:
+            self._path.write_text(json.dumps(self._known))
 
 
 @dataclass(slots=True)
@@ -110,7 +140,7 @@ class Runner:
         for slot in self._slots:
             shutil.copytree(ROOT, slot.folder, ignore=_no_ballast, symlinks=True)
 
-    def run(self, tasks: list[Task]) -> None:
+    def run(self, tasks: list[Task], note: Callable[[Task], None] = lambda _: None) -> None:
         """Fill in every task's verdict; prints a line for each."""
         waiting, done = deque(tasks), 0
         while waiting or any(s.busy for s in self._slots):
@@ -120,6 +150,7 @@ class Runner:
             finished = self._wait()
             if finished is not None:
                 done += 1
+                note(finished)
                 print(f"[{done}/{len(tasks)}] {finished.verdict:9} {finished.seconds:5.1f} s  {finished.module.rsplit('/', 1)[-1]} "
                       f"{finished.change}  {finished.by}", flush=True)  # fmt: skip
 
@@ -206,14 +237,29 @@ def _child(folder: Path, tests: tuple[str, ...]) -> None:
         packages = [str(folder / p) for p in ("providers", "watchdog", "tui", "trainer")]
         sys.path[:] = [str(HERE), *packages, *(p for p in sys.path if not _ours(p))]
         os.environ["PYTHONPATH"] = os.pathsep.join(packages)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # a third of the time of a short test goes there
         sink = os.open(folder / "mutant.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         import pytest
 
-        code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "witness", "-p", "no:xdist", f"--timeout={TEST_LIMIT}",
-                                "-W", "ignore::pytest.PytestAssertRewriteWarning", "--tb=short", *tests]))  # fmt: skip
+        plugins = [
+            "witness",
+            "pytest_asyncio.plugin",
+            "pytest_timeout",
+            "_hypothesis_pytestplugin",
+            "no:cacheprovider",
+        ]
+        options = [
+            "-q",
+            "-x",
+            "--tb=short",
+            f"--timeout={TEST_LIMIT}",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+        ]
+        code = int(pytest.main([*options, *(f"-p{name}" for name in plugins), *tests]))
     except BaseException as error:  # noqa: BLE001 - nothing of the child may reach the parent's code
         print(repr(error))
     finally:
@@ -227,14 +273,27 @@ def _ours(path: str) -> bool:
 
 def _preload() -> None:
     """What every child would import anyway, once. Nothing of ours: that is what changes."""
+    import _hypothesis_pytestplugin
     import aiosqlite
     import asyncssh
     import hypothesis.stateful
     import msgspec
     import pytest
+    import pytest_asyncio.plugin
+    import pytest_timeout
     import structlog
 
-    _ = (aiosqlite, asyncssh, hypothesis.stateful, msgspec, pytest, structlog)
+    _ = (
+        _hypothesis_pytestplugin,
+        pytest_asyncio.plugin,
+        pytest_timeout,
+        aiosqlite,
+        asyncssh,
+        hypothesis.stateful,
+        msgspec,
+        pytest,
+        structlog,
+    )
     assert not any(m.split(".")[0] in ("gpuwatch", "gpuproviders", "gputui") for m in sys.modules)
 
 
@@ -246,6 +305,7 @@ def judge(tasks: list[Task]) -> int:
         if task.verdict in ("survived", "hung") and reason is not None:
             task.verdict, task.by = "equivalent", reason
         elif task.verdict != "caught":
+            task.verdict = task.verdict or NOT_RUN
             open_ends += 1
     return open_ends
 
@@ -267,7 +327,10 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="name them, run nothing")
     parser.add_argument("--write", type=Path, help="write the table (docs/mutants.md)")
     parser.add_argument(
-        "--keep", type=Path, help="remember verdicts here as JSON, and do not repeat what is in it"
+        "--keep", type=Path, help="remember verdicts here (JSON), and do not repeat what is in it"
+    )
+    parser.add_argument(
+        "--remembered", action="store_true", help="run nothing: the table of what --keep remembers"
     )
     args = parser.parse_args()
     try:
@@ -287,13 +350,17 @@ def main() -> int:
     began = time.monotonic()
     _preload()
     with tempfile.TemporaryDirectory(prefix="gputui-mutants-") as scratch:
+        memory = Memory(args.keep)
+        todo = [] if args.remembered else memory.recall(tasks)
+        if args.remembered:
+            memory.recall(tasks)
         runner = Runner(args.jobs, Path(scratch))
-        sound = baseline(tasks)
+        sound = baseline(todo)
         runner.run(sound)
         if broken := [t for t in sound if t.verdict != "survived"]:
             print("the tests fail without any mutant:", *(f"{t.module}: {t.by}" for t in broken), sep="\n  ")
             return 2
-        runner.run(tasks)
+        runner.run(todo, memory.note)
     left = judge(tasks)
     print(*report(tasks, time.monotonic() - began), sep="\n")
     if args.write:
@@ -325,21 +392,13 @@ def document(tasks: list[Task]) -> list[str]:
         "",
         "Every test negated, operand, statement, refusal, table entry and argument dropped, comparison and sign turned, limit moved by one.",
         "",
-        "| module | mutants | caught | equivalent | open |",
-        "|---|---|---|---|---|",
+        "| module | mutants | caught | equivalent | open | not run |",
+        "|---|---|---|---|---|---|",
     ]
     rules = [t for t in tasks if t.kind == "rule"]
-    for module in sorted({t.module for t in rules}):
-        mine = Counter(t.verdict for t in rules if t.module == module)
-        still = mine["survived"] + mine["hung"]
-        lines.append(
-            f"| {_short(module)} | {mine.total()} | {mine['caught']} | {mine['equivalent']} | {still} |"
-        )
-    counts = Counter(t.verdict for t in rules)
-    lines += [
-        f"| all | {len(rules)} | {counts['caught']} | {counts['equivalent']} | {counts['survived'] + counts['hung']} |",
-        "",
-    ]
+    modules = sorted({t.module for t in rules})
+    lines += [_counts(_short(m), [t for t in rules if t.module == m]) for m in modules]
+    lines += [_counts("all", rules), ""]
     lines += [
         "## Guards, by hand",
         "",
@@ -370,6 +429,12 @@ def document(tasks: list[Task]) -> list[str]:
             *(f"- {_short(t.module)} {_code(t.change)}: {t.verdict} {t.by}" for t in open_ends),
         ]
     return lines
+
+
+def _counts(name: str, tasks: list[Task]) -> str:
+    counts = Counter(t.verdict for t in tasks)
+    still = counts["survived"] + counts["hung"]
+    return f"| {name} | {len(tasks)} | {counts['caught']} | {counts['equivalent']} | {still} | {counts[NOT_RUN]} |"
 
 
 def _short(module: str) -> str:

@@ -9,10 +9,11 @@ from core_lives import NOW, machine, run
 from gpuwatch.lifecycle import decide as d
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import evolve
-from gpuwatch.lifecycle.run import EVERYTHING, Machine, Phase, Run, State
+from gpuwatch.lifecycle.run import EVERYTHING, Machine, Phase, PlacedHold, Run, State
 from gpuwatch.spec.model import Artifact, Idle, Job, RunSpec
 
 ENDS = RunSpec(name="r", job=Job(command="true"), artifacts=(Artifact(path="out"),))
+TIMED = msgspec.structs.replace(ENDS, idle=Idle(after=900.0))
 KEEPS = msgspec.structs.replace(ENDS, idle=Idle(action="notify"))
 
 CHOSEN = machine(create=Phase.NONE, create_sent_at=None, rented_at=None, instance_id=None)
@@ -49,6 +50,8 @@ TABLE: list[tuple[State, Machine | None, bool, RunSpec, d.Step]] = [
     (S.VERIFIED, WORKED, True, ENDS, d.Destroy()),
     (S.VERIFIED, WORKED, False, KEEPS, KEEP),
     (S.VERIFIED, WORKED, True, KEEPS, d.Destroy()),
+    (S.VERIFIED, WORKED, False, TIMED, KEEP),
+    (S.VERIFIED, WORKED, True, TIMED, d.Destroy()),
     *((S.DESTROYING, machine(destroy=p), end, ENDS, d.ConfirmGone() if p is Phase.ACCEPTED else d.Destroy())
       for p in Phase for end in (False, True)),
     (S.FAILED, None, False, ENDS, PERSON),
@@ -89,6 +92,19 @@ def test_who_gives_up_everything_is_not_made_to_wait_for_a_copy(state: State) ->
     for ending, waivers in ((False, everything), (True, something), (False, something)):
         usual = d.decide(life(state, WORKED, ending=ending), KEEPS)
         assert d.decide(life(state, WORKED, ending=ending, waivers=waivers), KEEPS) == usual
+
+
+@pytest.mark.parametrize(
+    ("state", "with_machine", "ending", "spec", "step"), TABLE, ids=[f"{r[0].value}-{n}" for n, r in enumerate(TABLE)]
+)  # fmt: skip
+def test_a_pin_stops_the_destroy_and_nothing_else(
+    state: State, with_machine: Machine | None, ending: bool, spec: RunSpec, step: d.Step
+) -> None:
+    pinned = msgspec.structs.replace(
+        life(state, with_machine, ending=ending), pins=(PlacedHold(name="pin", by="me", at=NOW),)
+    )
+    expected = d.Rest(d.Why.HELD) if step == d.Destroy() else step
+    assert d.decide(pinned, spec) == expected
 
 
 def test_giving_up_everything_changes_nothing_where_there_is_nothing_or_it_is_under_way() -> None:
