@@ -29,6 +29,8 @@ class Commands(Provider):
                     yield binding.description, reason or binding.tooltip or "", run
         yield "Runs", "Go to the fleet", partial(app.action_place, "runs")
         yield "Offers", "Go to the market", partial(app.action_place, "offers")
+        yield "Alarms", "What needs a person", partial(app.action_place, "alarms")
+        yield "Money", "What it costs", partial(app.action_place, "money")
         yield "Light theme", "For bright rooms", partial(setattr, app, "theme", "gputui-light")
         yield "Dark theme", "For dark ones", partial(setattr, app, "theme", "gputui")
         yield "Help", "The keys of this screen", app.action_help
