@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import re
 import sys
 import time
@@ -146,9 +147,10 @@ class GpuTui(App[None]):
             spawn=spawn,
             heartbeat=heartbeat,
         )
-        for one in (theme.DARK, theme.LIGHT):
+        for one in theme.THEMES:
             self.register_theme(one)
-        self.theme = theme.DARK.name
+        wanted = os.environ.get("GPUTUI_THEME", "")
+        self.theme = wanted if wanted in self.available_themes else theme.DARK.name
         self.ansi_theme_dark = theme.ANSI
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
