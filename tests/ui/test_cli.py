@@ -20,7 +20,9 @@ from gpuwatch.client import wire
 
 
 def last(served: ThreadedDaemon, method: str) -> object:
-    return [params for name, params in served.fake.calls if name == method][-1]
+    """The parameters of the last call; who asked (this user) is left out."""
+    params = [params for name, params in served.fake.calls if name == method][-1]
+    return msgspec.structs.replace(params, by="") if hasattr(params, "by") else params
 
 
 # --- listings ------------------------------------------------------------------------------------

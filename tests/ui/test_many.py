@@ -12,6 +12,7 @@ from ui.fake_daemon import FakeDaemon, Fault
 from gputui.screens.ask import Prompt, Reading
 from gputui.screens.bulk import BulkDialog
 from gputui.screens.destroy import DestroyDialog
+from gputui.widgets.lines import Lines
 from gpuwatch.client import wire
 
 
@@ -122,7 +123,8 @@ async def test_a_command_on_the_box_shows_what_it_says(daemon: FakeDaemon, clock
         await until(pilot, lambda: isinstance(app.screen, Prompt) and isinstance(app.focused, Input))
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, Reading))
-        text = " ".join(screen_text(app).replace("│", "").split())
+        lines = app.screen.query_one(Lines).make(80)
+        text = " ".join(part.strip() for line in lines for part, _ in line)
         assert "ran -o BatchMode=yes -o ConnectTimeout=10 -p 40022 root@box -- nvidia-smi" in text
         assert "✗ exit status 3" in text
 

@@ -148,7 +148,7 @@ def walk(path: Path) -> bytes:
     terminal.type(b"\x1b", b"G follows again")
     terminal.type(b"\x1b", b"AT RISK")
     terminal.type(b"2", b"offer")
-    terminal.type(b"?", b"Everywhere")
+    terminal.type(b"?", b"On this screen")
     terminal.type(b"\x1b", b"offer")
     terminal.type(b":", b"Search for commands")
     terminal.type(b"\x1b", b"RELIABLE")

@@ -57,7 +57,7 @@ class Place(Screen[None]):
             id="evacuate",
             tooltip="Bring everything home, then end every machine",
         ),
-        Binding("slash", "filter", "Filter", id="filter"),
+        Binding("slash", "filter", "Filter", id="filter", priority=True),
         Binding("escape", "back", "Back", show=False, id="back"),
     ]
 
@@ -264,8 +264,14 @@ class Place(Screen[None]):
         """The table that `/` filters."""
         return next(iter(self.query(VTable)), None)
 
-    def action_filter(self) -> None:
-        """Open the filter."""
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """`/` comes before everything, so that what is typed right after it is not taken for keys; but not while typing."""
+        if action == "filter" and isinstance(self.focused, Input):
+            return False
+        return super().check_action(action, parameters)
+
+    async def action_filter(self) -> None:
+        """Open the filter. The keys after this one wait until it is there."""
         for found in self.query("#filter").results(Input):
             found.focus()
             return
@@ -274,8 +280,8 @@ class Place(Screen[None]):
         entry = Input(
             placeholder="words, !word, price<2.5 …  (enter keeps it, esc ends it)", id="filter", compact=True
         )
-        self.mount(entry, before=self.query_one(KeyBar))
-        entry.focus()
+        await self.mount(entry, before=self.query_one(KeyBar))
+        self.set_focus(entry)
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self, event: Input.Changed) -> None:

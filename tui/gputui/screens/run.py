@@ -42,7 +42,7 @@ class RunScreen(Place):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "ignore", show=False),
         Binding("l", "ignore", show=False),
-        Binding("slash", "filter", "Search", id="search"),
+        Binding("slash", "filter", "Search", id="search", priority=True),
         *(
             Binding(key, f"tab('{name}')", name.capitalize(), show=False, id=f"tab-{name}")
             for name, key in TABS
@@ -277,14 +277,14 @@ class RunScreen(Place):
             "custody": self.query_one("#files", VTable),
         }.get(self.tab)
 
-    def action_filter(self) -> None:
+    async def action_filter(self) -> None:
         """Search the log, or filter the table of the tab."""
         if self.tab in {"timeline", "custody"}:
-            super().action_filter()
+            await super().action_filter()
             return
         if self.tab != "overview":
             self.action_tab("overview")
-        self.log_pane.open_search()
+        await self.log_pane.open_search()
 
     def action_back(self) -> None:
         """End the search first, then leave."""

@@ -17,7 +17,7 @@ from gputui.widgets.lines import Line, Lines
 
 RUNWAY_SHORT = 2 * 3600.0
 """Seconds of runway below which it is a warning."""
-_ROOMY = 120
+_ROOMY = 108
 """Cells from which all places are named; below only the one that is open."""
 PLACES = (("1", "Runs"), ("2", "Offers"), ("3", "Alarms"), ("4", "Money"))
 _SEPARATOR: Piece = ("   ", "")
