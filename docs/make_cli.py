@@ -111,10 +111,13 @@ def schema() -> str:
         name: by_kind[shapes[0]] if len(shapes) == 1 else {"anyOf": [by_kind[kind] for kind in shapes]}
         for name, shapes in SHAPES.items()
     }
-    return json.dumps(
-        {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "gputui --json, by command", "properties": commands, "$defs": parts},
-        indent=1, ensure_ascii=False,
-    ) + "\n"  # fmt: skip
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "gputui --json, by command",
+        "properties": commands,
+        "$defs": parts,
+    }
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
