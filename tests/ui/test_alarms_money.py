@@ -3,8 +3,9 @@
 import msgspec
 from ui.conftest import Clock, running, screen_text, toasts, until
 from ui.fake_daemon import FakeDaemon
-from ui.scenario import NOW, USD, run_row
+from ui.scenario import NOW, USD, World, run_row
 
+from gputui.alarms import alarms_of
 from gputui.screens.alarms import AlarmsScreen
 from gputui.screens.money import MoneyScreen
 from gputui.screens.run import RunScreen
@@ -94,3 +95,11 @@ async def test_metrics_zoom_and_read_under_a_crosshair(daemon: FakeDaemon, clock
         await until(pilot, lambda: "ago    + - zoom" in screen_text(app))
         await pilot.press("G")
         await until(pilot, lambda: "the last 15m00s" in screen_text(app))
+
+
+def test_what_the_daemon_says_itself_is_there_once(world: World) -> None:
+    orphan = "a machine with our label that no run drives: gputui-x1"
+    said = ["t5v0c4hn: onyx-1b-grow failed and waits for you", orphan]
+    found = alarms_of(msgspec.structs.replace(world.fleet(), alarms=said))
+    assert [alarm.text for alarm in found if alarm.where == "gpuwatch"] == [orphan]
+    assert sum(alarm.where == "onyx-1b-grow" for alarm in found) == 1

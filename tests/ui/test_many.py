@@ -141,3 +141,23 @@ async def test_a_forwarded_port_says_when_it_ends(daemon: FakeDaemon, clock: Clo
         await until(pilot, lambda: "http://127.0.0.1:6006 is port 6006 of onyx-1b-grow" in toasts(app))
         await until(pilot, lambda: "bind: taken" in toasts(app))
         assert app.forwards.port_of("t5v0c4hn") is None
+
+
+async def test_a_pin_keeps_a_machine_and_the_same_key_lets_it_go(daemon: FakeDaemon, clock: Clock) -> None:
+    import msgspec
+
+    async with running(daemon, clock, (120, 40)) as (app, pilot):
+        app.person = "ada (app)"
+        await pilot.press("P")
+        asked = await daemon.called("hold")
+        assert asked == wire.HoldPlace(run="t5v0c4hn", hold="pin", by="ada (app)")
+        await until(pilot, lambda: "onyx-1b-grow stays, and costs, until P again." in toasts(app))
+        runs = daemon.world.runs
+        pin = wire.HoldRow(name="pin", reason="pinned by ada")
+        runs[2] = msgspec.structs.replace(runs[2], holds=[*runs[2].holds, pin])
+        daemon.push_runs()
+        await until(pilot, lambda: (run := app.fleet.find("t5v0c4hn")) is not None and pin in run.holds)
+        await pilot.press("P")
+        assert (await daemon.called("hold.release")).hold == "pin"
+        await pilot.press("G", "P")
+        await until(pilot, lambda: "Miras-xs has no machine any more." in toasts(app))

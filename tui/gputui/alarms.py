@@ -29,6 +29,12 @@ def alarms_of(fleet: wire.Runs) -> list[Alarm]:
     found = [*_accounts(fleet.accounts)]
     for run in fleet.runs:
         found += _of_run(run)
+    mine = tuple(f"{run.id}:" for run in fleet.runs)
+    found += [
+        Alarm(f"daemon {text}", "alarm", "gpuwatch", text)
+        for text in fleet.alarms
+        if not text.startswith(mine)
+    ]
     return sorted(
         {alarm.key: alarm for alarm in found}.values(), key=lambda a: (_RANK.get(a.severity, 1), a.where)
     )

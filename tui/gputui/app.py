@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import getpass
 import logging
 import os
 import re
@@ -134,6 +135,8 @@ class GpuTui(App[None]):
         self.fleet = Fleet()
         """The newest snapshot; replaced, never changed."""
         self.history = History()
+        self.person = "a person (app)"
+        """Who asks, for the ledger."""
         self.forwards = Forwards()
         """Ports of boxes that are open here."""
         self.shell: Callable[[list[str]], int] = interactive
@@ -307,5 +310,7 @@ def run_app() -> int:
         await asyncio.to_thread(start_daemon, paths)
 
     app = GpuTui(paths.socket, spawn=spawn, keys=paths.config / "keys.toml")
+    with suppress(KeyError, OSError):  # a user without a name is a person
+        app.person = f"{getpass.getuser()} (app)"
     app.run()
     return app.return_code or 0

@@ -73,7 +73,7 @@ class AlarmsScreen(Place):
         if (
             self.table.current is not None
             and self.table.current.run is None
-            and action in {"open", "destroy", "why", "undo"}
+            and action in {"open", "destroy", "why", "undo", "pin"}
         ):
             return "this alarm is not about a run"
         return super().why_not(action)

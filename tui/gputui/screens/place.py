@@ -31,6 +31,14 @@ class Place(Screen[None]):
         Binding("d", "destroy", "Destroy", id="destroy", tooltip="Collect, verify, then destroy"),
         Binding("u", "undo", "Undo destroy", show=False, id="undo"),
         Binding("w", "why", "Why", id="why", tooltip="Why does this machine exist?"),
+        Binding(
+            "P",
+            "pin",
+            "Pin",
+            show=False,
+            id="pin",
+            tooltip="Keep this machine until P again; it costs meanwhile",
+        ),
         Binding("x", "shell", "SSH", show=False, id="shell", tooltip="A shell on the box; the app waits"),
         Binding("y", "copy_ssh", "Copy SSH command", show=False, id="copy-ssh"),
         Binding(
@@ -118,6 +126,8 @@ class Place(Screen[None]):
             return why_no_undo(run)
         if action in {"shell", "copy_ssh", "forward", "command"}:
             return why_no_box(run)
+        if action == "pin" and why_no_destroy(run) is not None:
+            return why_no_destroy(run)
         if action in {"why", "open"} and run is None:
             return "there is no run here"
         if action == "evacuate" and not self._living():
@@ -210,6 +220,23 @@ class Place(Screen[None]):
         from gputui.screens.why import WhyDialog
 
         self.app.push_screen(WhyDialog(run))
+
+    def action_pin(self) -> None:
+        """Hold the machine, or hold it no longer."""
+        run = self.current_run()
+        if self.refuse("pin") or run is None:
+            return
+
+        async def toggle() -> None:
+            if any(hold.name == "pin" for hold in run.holds):
+                order = wire.HoldRelease(run=run.id, by=self.tui.person)
+                await self.tui.link.call("hold.release", order, wire.CustodyReport)
+                self.notify(f"{run.name} may go when its work is done.", title="Not pinned any more")
+            else:
+                await self.tui.link.call("hold", wire.HoldPlace(run=run.id, by=self.tui.person), wire.Empty)
+                self.notify(f"{run.name} stays, and costs, until P again.", title="Pinned")
+
+        run_guarded(self, toggle(), what="Pin", group="pin")
 
     def action_evacuate(self) -> None:
         """End everything, with nothing lost."""
