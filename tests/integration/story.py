@@ -149,7 +149,12 @@ def film(home: Path) -> str:
     with world(home) as here:
         assert isinstance(here, World)
         (here.home / "story.toml").write_text(SPEC)
-        terminal = Terminal(here.home, [sys.executable, "-m", "gputui"], here.environment | {"COLORTERM": "truecolor"}, size=SIZE)
+        terminal = Terminal(
+            here.home,
+            [sys.executable, "-m", "gputui"],
+            here.environment | {"COLORTERM": "truecolor"},
+            size=SIZE,
+        )
         try:
             for caption, seconds in story(terminal):
                 frames.append((terminal.colours(), caption, seconds))
