@@ -11,6 +11,8 @@ from pathlib import Path
 
 TMUX = shutil.which("tmux")
 PATIENCE = 60.0
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+"""Those two would overrule the window's size."""
 
 
 class Terminal:
@@ -37,7 +39,11 @@ class Terminal:
 
     def _tmux(self, *arguments: str) -> str:
         done = subprocess.run(
-            [str(TMUX), "-S", self._socket, *arguments], capture_output=True, text=True, check=False
+            [str(TMUX), "-S", self._socket, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=_ENVIRONMENT,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
