@@ -19,6 +19,7 @@ SHAPES: dict[str, tuple[type[wire.Struct], ...]] = {
     "unpin": (wire.CustodyReport,),
     "resolve": (wire.Empty,),
     "mirror": (wire.MirrorStatus,),
+    "cost": (wire.CostReport,),
     "events": (wire.EventRow,),
     "status": (wire.DaemonStatus,),
 }
