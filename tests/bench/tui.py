@@ -274,10 +274,14 @@ def _big_log(path: Path, size: int) -> None:
 async def _opened(path: Path) -> float:
     from textual.app import App, ComposeResult
 
+    from gputui import theme
     from gputui.logs.store import FileLog
     from gputui.widgets.logview import LogView
 
     class Viewer(App[None]):
+        def get_theme_variable_defaults(self) -> dict[str, str]:
+            return theme.VARIABLES
+
         def compose(self) -> ComposeResult:
             yield LogView()
 
@@ -327,10 +331,14 @@ async def _follow(path: Path, seconds: float) -> tuple[float, float, float]:
     """Lines a second written, the longest time until one was shown, and the longest time a key took, in ms."""
     from textual.app import App, ComposeResult
 
+    from gputui import theme
     from gputui.logs.store import FileLog
     from gputui.widgets.logview import LogView
 
     class Viewer(App[None]):
+        def get_theme_variable_defaults(self) -> dict[str, str]:
+            return theme.VARIABLES
+
         def compose(self) -> ComposeResult:
             yield LogView()
 
