@@ -371,8 +371,8 @@ async def _follow(path: Path, seconds: float) -> tuple[float, float, float]:
             await pilot.press("h")
             slowest.append((time.perf_counter() - before) * 1000)
             strip = app.query_one(LogView).render_line(48)
-            if strip.text.strip():
-                lag.append((time.time() - float(strip.text.split()[-2])) * 1000)
+            if written := re.search(r"tok/s (\d+\.\d{3})", strip.text):
+                lag.append((time.time() - float(written[1])) * 1000)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(writer.wait(), 0.05)
         rate = float(await writer.stdout.read())
