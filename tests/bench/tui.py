@@ -343,6 +343,7 @@ async def _follow(path: Path, seconds: float) -> tuple[float, float, float]:
             yield LogView()
 
         def on_mount(self) -> None:
+            self.query_one(LogView).attach(log)
             self.set_interval(0.1, self.look)
 
         def look(self) -> None:
