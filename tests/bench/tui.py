@@ -274,10 +274,14 @@ def _big_log(path: Path, size: int) -> None:
 async def _opened(path: Path) -> float:
     from textual.app import App, ComposeResult
 
+    from gputui import theme
     from gputui.logs.store import FileLog
     from gputui.widgets.logview import LogView
 
     class Viewer(App[None]):
+        def get_theme_variable_defaults(self) -> dict[str, str]:
+            return theme.VARIABLES
+
         def compose(self) -> ComposeResult:
             yield LogView()
 
@@ -327,14 +331,19 @@ async def _follow(path: Path, seconds: float) -> tuple[float, float, float]:
     """Lines a second written, the longest time until one was shown, and the longest time a key took, in ms."""
     from textual.app import App, ComposeResult
 
+    from gputui import theme
     from gputui.logs.store import FileLog
     from gputui.widgets.logview import LogView
 
     class Viewer(App[None]):
+        def get_theme_variable_defaults(self) -> dict[str, str]:
+            return theme.VARIABLES
+
         def compose(self) -> ComposeResult:
             yield LogView()
 
         def on_mount(self) -> None:
+            self.query_one(LogView).attach(log)
             self.set_interval(0.1, self.look)
 
         def look(self) -> None:
@@ -363,8 +372,8 @@ async def _follow(path: Path, seconds: float) -> tuple[float, float, float]:
             await pilot.press("h")
             slowest.append((time.perf_counter() - before) * 1000)
             strip = app.query_one(LogView).render_line(48)
-            if strip.text.strip():
-                lag.append((time.time() - float(strip.text.split()[-2])) * 1000)
+            if written := re.search(r"tok/s (\d+\.\d{3})", strip.text):
+                lag.append((time.time() - float(written[1])) * 1000)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(writer.wait(), 0.05)
         rate = float(await writer.stdout.read())

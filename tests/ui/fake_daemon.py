@@ -273,6 +273,21 @@ class FakeDaemon:
     def _run(self, params: wire.RunRef) -> wire.RunDetail:
         return self.world.detail(self._run_of(params.run))
 
+    def _telemetry_history(self, params: wire.SeriesRead) -> wire.SeriesOf:
+        run = self._run_of(params.run)
+        found: dict[str, list[list[float]]] = {}
+        for s in self.world.samples.get(run.id, []):
+            pairs = [("loss", s.loss), ("tokens_per_second", s.tokens_per_second)]
+            pairs += [(f"gpu{g.index}.utilisation", g.utilisation) for g in s.gpus]
+            pairs += [(f"gpu{g.index}.power", g.power) for g in s.gpus]
+            for name, value in pairs:
+                if value is not None and s.time > self.world.now - params.seconds:
+                    found.setdefault(name, []).append([s.time, value, value, value])
+        return wire.SeriesOf(
+            run=run.id,
+            series=[wire.Series(name=name, span=10.0, points=points) for name, points in found.items()],
+        )
+
     def _why(self, params: wire.RunRef) -> wire.Why:
         return self.world.why(self._run_of(params.run))
 

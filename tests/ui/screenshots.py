@@ -15,14 +15,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ui.conftest import Clock
 from ui.fake_daemon import FakeDaemon
-from ui.test_snapshots import custody, destroy, offers, run, runs
+from ui.test_snapshots import alarms, bulk, custody, destroy, log, metrics, money, offers, run, runs
 
 SCENES = {
     "runs": (runs, (120, 22)),
     "run": (run, (140, 36)),
+    "log": (log, (120, 28)),
+    "metrics": (metrics, (120, 40)),
     "custody": (custody, (120, 26)),
     "destroy": (destroy, (100, 28)),
+    "evacuate": (bulk, (100, 24)),
     "offers": (offers, (120, 30)),
+    "alarms": (alarms, (120, 20)),
+    "money": (money, (120, 24)),
 }
 
 

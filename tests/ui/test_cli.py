@@ -21,7 +21,9 @@ from gpuwatch.client import wire
 
 
 def last(served: ThreadedDaemon, method: str) -> object:
-    return [params for name, params in served.fake.calls if name == method][-1]
+    """The parameters of the last call; who asked (this user) is left out."""
+    params = [params for name, params in served.fake.calls if name == method][-1]
+    return msgspec.structs.replace(params, by="") if hasattr(params, "by") else params
 
 
 # --- listings ------------------------------------------------------------------------------------
@@ -519,3 +521,21 @@ def test_the_app_imports_no_sdk_ssh_or_database() -> None:
     script = f"import sys, {modules}; print([m for m in {HEAVY[3:-2]!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_watch_looks_again_until_it_is_ended(
+    served: ThreadedDaemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def wait(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("gputui.cli.time.sleep", wait)
+    assert main(["ls", "--json", "--watch", "5"]) == 130
+    lines = capsys.readouterr().out.splitlines()
+    assert looks == [5, 5, 5]
+    assert len(lines) == 3
+    assert all(json.loads(line)["runs"] for line in lines)

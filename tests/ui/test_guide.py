@@ -1,9 +1,12 @@
 """The guide's key table and command list are the real ones."""
 
+import json
+import runpy
 from pathlib import Path
 
 from gputui import keys
 from gputui.cli import build_parser
+from gputui.shapes import SHAPES
 from gpuwatch.client import wire
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
@@ -30,3 +33,15 @@ def test_every_command_and_json_shape_is_in_the_guide() -> None:
         wire.LogChunk,
     ):
         assert f"`{shape.__name__}`" in text
+
+
+def test_every_command_with_json_has_its_shape_and_the_schema_and_manual_are_current() -> None:
+    verbs = next(a for a in build_parser()._actions if a.choices and a.dest == "verb").choices or {}
+    printing = {
+        name for name, sub in verbs.items() if any("--json" in a.option_strings for a in sub._actions)
+    }
+    assert printing == set(SHAPES)
+    make = runpy.run_path(str(GUIDE.with_name("make_cli.py")))
+    assert make["MAN"].read_text() == make["man"](), "python docs/make_cli.py writes it anew"
+    assert make["SCHEMA"].read_text() == make["schema"](), "python docs/make_cli.py writes it anew"
+    assert json.loads(make["schema"]())["properties"].keys() == SHAPES.keys()

@@ -6,11 +6,10 @@ import json
 
 import msgspec
 import pytest
-from ui.conftest import Clock, ThreadedDaemon, running, screen_text, toasts, until
+from ui.conftest import Clock, ThreadedDaemon, running, screen_text, until
 from ui.fake_daemon import FakeDaemon, Fault
 
 from gputui.cli import main
-from gputui.widgets.vtable import VTable
 from gpuwatch.client import wire
 
 ALARM = "vast instance 77 of run old counted as gone and is listed again: it bills"
@@ -111,22 +110,3 @@ async def test_the_app_shows_alarms_above_the_runs(daemon: FakeDaemon, clock: Cl
         await until(pilot, lambda: "instance 77 of run old" in screen_text(app))
         assert "and 2 more: gputui status" in screen_text(app)
         assert "▲ 5 alarms" in screen_text(app)
-
-
-async def test_shift_p_pins_the_run_under_the_cursor_and_again_lets_it_go(
-    daemon: FakeDaemon, clock: Clock
-) -> None:
-    async with running(daemon, clock) as (app, pilot):
-        app.screen.query_one(VTable).move_to("r7k2m9qa")
-        await pilot.press("P")
-        order = await daemon.called("hold")
-        assert (order.run, order.hold, order.by) == ("r7k2m9qa", "pin", "a person (app)")
-        await until(pilot, lambda: "Pinned" in toasts(app) or "until P is pressed" in toasts(app))
-        row = daemon.world.runs[0]
-        pin = wire.HoldRow(name="pin", reason="x", by="me", at=1.0, removal="release")
-        daemon.world.runs[0] = msgspec.structs.replace(row, holds=[pin])
-        daemon.push_runs()
-        await until(pilot, lambda: any(h.name == "pin" for h in app.screen.current_run().holds))
-        await pilot.press("P")
-        released = await daemon.called("hold.release")
-        assert (released.run, released.hold) == ("r7k2m9qa", "pin")

@@ -194,7 +194,7 @@ async def test_tabs_by_letter_and_by_tab(daemon: FakeDaemon, clock: Clock) -> No
         for key in ("t", "c", "p", "o", "tab", "shift+tab", "left_square_bracket"):
             await pilot.press(key)
             seen.append(screen.tab)
-        assert seen == ["timeline", "custody", "spec", "overview", "timeline", "overview", "spec"]
+        assert seen == ["timeline", "custody", "spec", "overview", "metrics", "overview", "spec"]
         assert 'image = "pytorch/pytorch' in screen_text(app)
 
 

@@ -6,15 +6,21 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Button
-from ui.conftest import Clock, ThreadedDaemon, until
+from textual.widgets import Button, Input
+from ui.conftest import Clock, ThreadedDaemon, screen_text, until
 
 from gputui.app import GpuTui
+from gputui.screens.alarms import AlarmsScreen
+from gputui.screens.bulk import BulkDialog
 from gputui.screens.destroy import DestroyDialog
+from gputui.screens.help import HelpDialog
+from gputui.screens.money import MoneyScreen
 from gputui.screens.offers import OffersScreen
 from gputui.screens.run import RunScreen
+from gputui.widgets.chart import Charts
+from gputui.widgets.logview import LogView
 
-SIZES = ((80, 24), (160, 50))
+SIZES = ((80, 24), (120, 40), (250, 70))
 
 
 def app_of(pilot: Pilot[None]) -> GpuTui:
@@ -57,8 +63,92 @@ async def offers(pilot: Pilot[None]) -> None:
     )
 
 
+async def metrics(pilot: Pilot[None]) -> None:
+    await run(pilot)
+    await pilot.press("m")
+    await until(pilot, lambda: bool(pilot.app.screen.query_one(Charts).curves))
+
+
+async def timeline(pilot: Pilot[None]) -> None:
+    await run(pilot)
+    await pilot.press("t")
+
+
+async def spec(pilot: Pilot[None]) -> None:
+    await run(pilot)
+    await pilot.press("p")
+
+
+async def log(pilot: Pilot[None]) -> None:
+    """Searched, the whole width."""
+    await run(pilot)
+    await pilot.press("z", "slash", "w")
+    assert isinstance(pilot.app.focused, Input)
+    pilot.app.focused.insert_text_at_cursor("orker 3")
+    view = pilot.app.screen.query_one(LogView)
+    await until(pilot, lambda: view.search is not None and view.search.done and view.search.count == 46)
+    await pilot.press("enter")
+
+
+async def alarms(pilot: Pilot[None]) -> None:
+    await runs(pilot)
+    await pilot.press("3")
+    await until(pilot, lambda: isinstance(pilot.app.screen, AlarmsScreen))
+
+
+async def money(pilot: Pilot[None]) -> None:
+    await runs(pilot)
+    await pilot.press("4")
+    await until(pilot, lambda: isinstance(pilot.app.screen, MoneyScreen))
+
+
+async def launch(pilot: Pilot[None]) -> None:
+    await runs(pilot)
+    await pilot.press("l")
+    await until(pilot, lambda: isinstance(pilot.app.focused, Input))
+
+
+async def why(pilot: Pilot[None]) -> None:
+    await runs(pilot)
+    await pilot.press("w")
+    await until(pilot, lambda: "has a machine because" in screen_text(app_of(pilot)))
+
+
+async def keys(pilot: Pilot[None]) -> None:
+    await runs(pilot)
+    await pilot.press("question_mark")
+    await until(pilot, lambda: isinstance(pilot.app.screen, HelpDialog))
+
+
+async def bulk(pilot: Pilot[None]) -> None:
+    await runs(pilot)
+    await pilot.press("space", "space", "d")
+    await until(
+        pilot, lambda: isinstance(pilot.app.screen, BulkDialog) and isinstance(pilot.app.focused, Button)
+    )
+
+
+SCENES = (
+    runs,
+    run,
+    metrics,
+    timeline,
+    custody,
+    spec,
+    log,
+    destroy,
+    bulk,
+    offers,
+    alarms,
+    money,
+    launch,
+    why,
+    keys,
+)
+
+
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("scene", [runs, run, custody, destroy, offers], ids=lambda scene: scene.__name__)
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_screen(
     served: ThreadedDaemon,
     clock: Clock,

@@ -41,12 +41,16 @@ class Terminal:
         os.kill(self.pid, signal.SIGWINCH)
         self.seen = b""
 
-    def type(self, keys: bytes, until: bytes) -> None:
-        """Press keys and read until the app has written `until` (anew)."""
+    def type(self, keys: bytes, until: bytes, *, again: bool = False) -> None:
+        """Press keys and read until the app has written `until` (anew); `again` presses them until it has."""
         os.write(self.fd, keys)
         start, deadline = len(self.seen), time.monotonic() + 30
         while until not in self.seen[start:]:
-            ready, _, _ = select.select([self.fd], [], [], max(0.0, deadline - time.monotonic()))
+            left = max(0.0, deadline - time.monotonic())
+            ready, _, _ = select.select([self.fd], [], [], min(left, 3.0) if again else left)
+            if again and not ready and left:
+                os.write(self.fd, keys)
+                continue
             assert ready, f"{until!r} never appeared after {keys!r}"
             self.seen += os.read(self.fd, 1 << 16)
 
@@ -137,8 +141,8 @@ def walk(path: Path) -> bytes:
     terminal.type(b"w", b"Why ")
     terminal.type(b"w", b"AT RISK")
     terminal.type(b"d", b"Cancel")
-    terminal.type(b"\x1b", b"AT RISK")
-    terminal.type(b"\r", b"overview")
+    terminal.type(b"\r", b"AT RISK")  # the focus is on cancel
+    terminal.type(b"\r", b"overview", again=True)
     terminal.type(b"t", b"WHAT")
     terminal.type(b"c", b"FILE")
     terminal.type(b"p", b"ssh")
@@ -148,7 +152,7 @@ def walk(path: Path) -> bytes:
     terminal.type(b"\x1b", b"G follows again")
     terminal.type(b"\x1b", b"AT RISK")
     terminal.type(b"2", b"offer")
-    terminal.type(b"?", b"Everywhere")
+    terminal.type(b"?", b"On this screen")
     terminal.type(b"\x1b", b"offer")
     terminal.type(b":", b"Search for commands")
     terminal.type(b"\x1b", b"RELIABLE")

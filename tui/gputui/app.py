@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import getpass
 import logging
+import os
 import re
 import sys
 import time
@@ -24,8 +26,10 @@ from textual.filter import ANSIToTruecolor, LineFilter
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.signal import Signal
+from textual.widget import Widget
 
 from gputui import theme
+from gputui.boxes import Forwards, interactive
 from gputui.clean import clean_lines
 from gputui.fleet import Fleet, History, LinkStatus
 from gputui.guard import run_guarded
@@ -67,6 +71,18 @@ def _offers() -> Screen[Any]:
     return OffersScreen()
 
 
+def _alarms() -> Screen[Any]:
+    from gputui.screens.alarms import AlarmsScreen
+
+    return AlarmsScreen()
+
+
+def _money() -> Screen[Any]:
+    from gputui.screens.money import MoneyScreen
+
+    return MoneyScreen()
+
+
 def _commands() -> type[Provider]:
     from gputui.palette import Commands
 
@@ -77,7 +93,7 @@ class GpuTui(App[None]):
     """`socket` is where the daemon listens; `spawn` starts one when none does (None: never)."""
 
     TITLE = "gputui"
-    MODES = {"runs": _runs, "offers": _offers}  # noqa: RUF012 - Textual's own declaration
+    MODES = {"runs": _runs, "offers": _offers, "alarms": _alarms, "money": _money}  # noqa: RUF012 - Textual's own declaration
     DEFAULT_MODE = "runs"
     COMMANDS = {_commands}  # noqa: RUF012
     COMMAND_PALETTE_BINDING = "ctrl+p"
@@ -87,8 +103,18 @@ class GpuTui(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "place('runs')", "Runs", show=False, id="place-runs"),
         Binding("2", "place('offers')", "Offers", show=False, id="place-offers"),
+        Binding("3", "place('alarms')", "Alarms", show=False, id="place-alarms"),
+        Binding("4", "place('money')", "Money", show=False, id="place-money"),
         Binding("question_mark", "help", "Help", id="help"),
         Binding("colon", "command_palette", "Commands", key_display=":", id="commands"),
+        Binding(
+            "ctrl+o",
+            "jump",
+            "Jump",
+            show=False,
+            id="jump",
+            tooltip="A letter on everything that can be focused",
+        ),
         Binding("R", "reconnect", "Call the daemon now", show=False, id="reconnect"),
         Binding("q", "quit", "Quit", id="quit", tooltip="The daemon goes on"),
     ]
@@ -100,13 +126,21 @@ class GpuTui(App[None]):
         spawn: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         heartbeat: float = 4.0,
+        keys: Path | None = None,
     ) -> None:
         super().__init__()
+        self._keys = keys
         self.clock = clock
         """Monotonic seconds; ages on screen are counted with it."""
         self.fleet = Fleet()
         """The newest snapshot; replaced, never changed."""
         self.history = History()
+        self.person = "a person (app)"
+        """Who asks, for the ledger."""
+        self.forwards = Forwards()
+        """Ports of boxes that are open here."""
+        self.shell: Callable[[list[str]], int] = interactive
+        """Runs a program in the terminal that the suspended app has lent."""
         self.fleet_changed: Signal[Fleet] = Signal(self, "fleet")
         self.link = DaemonLink(
             socket,
@@ -116,9 +150,10 @@ class GpuTui(App[None]):
             spawn=spawn,
             heartbeat=heartbeat,
         )
-        for one in (theme.DARK, theme.LIGHT):
+        for one in theme.THEMES:
             self.register_theme(one)
-        self.theme = theme.DARK.name
+        wanted = os.environ.get("GPUTUI_THEME", "")
+        self.theme = wanted if wanted in self.available_themes else theme.DARK.name
         self.ansi_theme_dark = theme.ANSI
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
@@ -134,6 +169,12 @@ class GpuTui(App[None]):
         """Call the daemon before the first frame is drawn, so that it has data."""
         run_guarded(self, self.link.serve(), what="The line to gpuwatch", group="link")
         self.set_interval(1.0, self._tick)
+        if self._keys is not None:
+            run_guarded(self, self._remap(self._keys), what="Keys", group="keys")
+
+    async def on_unmount(self) -> None:
+        """Forwarded ports end with the app."""
+        await self.forwards.close()
 
     def on_ready(self) -> None:
         """What start-up made stays: the collector need not look at it again and again."""
@@ -203,6 +244,30 @@ class GpuTui(App[None]):
         """Do not wait for the next attempt to reach the daemon."""
         self.link.retry_now()
 
+    def action_jump(self) -> None:
+        """Focus by letter."""
+        from gputui.screens.jump import Jump, targets
+
+        def chosen(widget: Widget | None) -> None:
+            if widget is not None and widget.is_attached:
+                widget.focus()
+
+        self.push_screen(Jump(targets(self.screen)), chosen)
+
+    async def _remap(self, path: Path) -> None:
+        """Take the person's own keys from `path`; what is wrong with them becomes a toast."""
+        from gputui import keymap
+
+        wanted, problems = await asyncio.to_thread(keymap.read, path)
+        if wanted:
+            from gputui.keys import contexts
+
+            good, more = keymap.resolve(wanted, contexts())
+            self.set_keymap(good)
+            problems += more
+        for problem in problems:
+            self.notify(problem, title="Keys", severity="warning", timeout=12)
+
     async def action_help(self) -> None:
         """The keys of what is focused now."""
         from gputui.screens.help import HelpDialog, sections
@@ -244,6 +309,8 @@ def run_app() -> int:
 
         await asyncio.to_thread(start_daemon, paths)
 
-    app = GpuTui(paths.socket, spawn=spawn)
+    app = GpuTui(paths.socket, spawn=spawn, keys=paths.config / "keys.toml")
+    with suppress(KeyError, OSError):  # a user without a name is a person
+        app.person = f"{getpass.getuser()} (app)"
     app.run()
     return app.return_code or 0

@@ -9,10 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gpuwatch.client.errors import CallFailed, DaemonUnreachable
 from gpuwatch.client.wire import Code
+
+if TYPE_CHECKING:
+    from gputui.console import Console
 
 OK, DAMAGE, USAGE, PARTIAL, REFUSED, UNREACHABLE = range(6)
 
@@ -42,6 +47,15 @@ def build_parser() -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if json:
             sub.add_argument("--json", action="store_true", help="print JSON (see docs/guide.md)")
+        if name in WATCHED:
+            sub.add_argument(
+                "--watch",
+                type=_positive,
+                nargs="?",
+                const=2,
+                metavar="SECONDS",
+                help="again and again, until ctrl+c (2)",
+            )
         return sub
 
     def of_run(name: str, text: str) -> argparse.ArgumentParser:
@@ -180,6 +194,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+WATCHED = ("offers", "ls", "show", "why", "holds", "mirror", "status")
+"""Commands that can be repeated."""
 SORTS = ("price", "gpu", "count", "reliability", "region", "memory", "download")
 
 
@@ -217,6 +233,10 @@ def _run_verb(args: argparse.Namespace) -> int:
     try:
         status: int = getattr(verbs, args.verb)(args, console)
         console.flush()
+        while (seconds := getattr(args, "watch", None)) is not None:
+            time.sleep(seconds)
+            console.clear()
+            status = _again(args, console)
         return status
     except DaemonUnreachable as error:
         console.error(str(error))
@@ -224,6 +244,19 @@ def _run_verb(args: argparse.Namespace) -> int:
     except CallFailed as error:
         console.error(str(error))
         return Code.EXIT.get(error.code, DAMAGE)
+
+
+def _again(args: argparse.Namespace, console: Console) -> int:
+    """Once more; a daemon that is away for a moment is said, and asked again the next time."""
+    from gputui import verbs
+
+    try:
+        status: int = getattr(verbs, args.verb)(args, console)
+    except DaemonUnreachable as error:
+        console.error(str(error))
+        status = UNREACHABLE
+    console.flush()
+    return status
 
 
 def _positive(text: str) -> int:

@@ -57,6 +57,11 @@ class Console:
         code = _TONES.get(tone)
         return f"\x1b[{code}m{text}\x1b[0m" if self.color and code and text else text
 
+    def clear(self) -> None:
+        """A clean terminal for the next look; nothing when the output goes elsewhere."""
+        if self.terminal and not self.json:
+            self._out.write("\x1b[H\x1b[2J")
+
     def line(self, text: str = "", tone: str = "") -> None:
         """One line for people; escapes in `text` do not get through."""
         self._out.write(self.paint(clean(text), tone) + "\n")

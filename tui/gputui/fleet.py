@@ -170,3 +170,14 @@ def why_no_undo(run: wire.RunRow | None) -> str | None:
     if run.state in say.ENDED:
         return f"the machine of {run.name} is gone"
     return None
+
+
+def why_no_box(run: wire.RunRow | None) -> str | None:
+    """Why nobody can reach into a run's box, None when it may be reachable."""
+    if run is None:
+        return "there is no run here"
+    if run.instance_id is None or run.state in say.ENDED:
+        return f"{run.name} has no machine"
+    if run.state in {"requested", "renting", "booting"}:
+        return f"the machine of {run.name} is still {run.state}"
+    return None

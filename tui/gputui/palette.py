@@ -10,8 +10,13 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 from textual.markup import escape
 
+from gputui import wording as say
 from gputui.app import GpuTui
+from gputui.screens.offers import OffersScreen
 from gputui.screens.place import Place
+
+_OFFERS = 500
+"""Offers that the palette knows: the cheapest."""
 
 
 class Commands(Provider):
@@ -29,11 +34,26 @@ class Commands(Provider):
                     yield binding.description, reason or binding.tooltip or "", run
         yield "Runs", "Go to the fleet", partial(app.action_place, "runs")
         yield "Offers", "Go to the market", partial(app.action_place, "offers")
-        yield "Light theme", "For bright rooms", partial(setattr, app, "theme", "gputui-light")
-        yield "Dark theme", "For dark ones", partial(setattr, app, "theme", "gputui")
+        yield "Alarms", "What needs a person", partial(app.action_place, "alarms")
+        yield "Money", "What it costs", partial(app.action_place, "money")
+        for name, theme, text in (
+            ("Dark theme", "gputui", "Blue is good, orange is bad"),
+            ("Light theme", "gputui-light", "For bright rooms"),
+            ("High contrast theme", "gputui-contrast", "Every word at 7:1 or better"),
+            ("Terminal's own colours", "ansi-dark", "The sixteen that you have chosen"),
+        ):
+            yield name, f"{text} (GPUTUI_THEME={theme})", partial(setattr, app, "theme", theme)
         yield "Help", "The keys of this screen", app.action_help
         yield "Call the daemon now", "Do not wait for the next attempt", app.action_reconnect
         yield "Quit", "The daemon goes on", app.action_quit
+        if isinstance(screen, OffersScreen) and screen.answer is not None:
+            for offer in screen.answer.offers[:_OFFERS]:
+                name = f"Launch on {say.gpus(offer.gpu, offer.gpu_count)} at {say.rate(offer.price)}"
+                yield (
+                    name,
+                    f"{offer.provider} {offer.offer_id} · {offer.region}",
+                    partial(screen.launch, offer),
+                )
         runs = app.fleet.runs.runs if app.fleet.runs is not None else []
         for row in runs:
             yield f"Open {row.name}", f"{row.state} · {row.id}", partial(app.open_run, row.id)

@@ -54,13 +54,16 @@ def chart(
     The curve takes the whole width however few values there are. The scale is that of the
     values unless `low` and `high` are given.
     """
-    cells = [[_BLANK] * width for _ in range(height)]
     start_at = next((i for i, v in enumerate(values) if v is not None), len(values))
     points = resample(stretch(values[start_at:], width * 2), width * 2)
-    ends = bounds(points)
-    if ends is not None and width > 0 and height > 0:
-        bottom = ends[0] if low is None else low
-        top = ends[1] if high is None else high
+    ends = bounds(points) or (0.0, 1.0)
+    return plot(points, width, height, ends[0] if low is None else low, ends[1] if high is None else high)
+
+
+def plot(points: Sequence[float | None], width: int, height: int, bottom: float, top: float) -> list[str]:
+    """A line through `points`, two to a cell of the width, on the scale `bottom`…`top`; unknown is a gap."""
+    cells = [[_BLANK] * width for _ in range(height)]
+    if width > 0 and height > 0:
         rows = height * 4
         previous: int | None = None
         for x, value in enumerate(points):
@@ -104,3 +107,16 @@ def bar(share: float | None, width: int) -> tuple[str, str]:
         return "", "╌" * width
     full = round(min(1.0, max(0.0, share)) * width)
     return "━" * full, "─" * (width - full)
+
+
+def columns(shares: Sequence[float], width: int, height: int, gap: int = 1) -> list[str]:
+    """Columns of a bar chart, `width` cells each with `gap` between, top row first; shares are of 1."""
+    rows = []
+    for row in range(height, 0, -1):
+        text = ""
+        for share in shares:
+            eighths = min(height * 8, max(0, round(share * height * 8))) - (row - 1) * 8
+            block = "█" if eighths >= 8 else " " if eighths <= 0 else _BLOCKS[eighths - 1]
+            text += block * width + " " * gap
+        rows.append(text)
+    return rows

@@ -63,6 +63,35 @@ LIGHT = Theme(
     },
 )
 
+CONTRAST = Theme(
+    name="gputui-contrast",
+    primary="#8fd0ff",
+    secondary="#d0c4ff",
+    accent="#8fd0ff",
+    warning="#ffd75f",
+    error="#ff9a5c",
+    success="#5ff0e0",
+    foreground="#ffffff",
+    background="#000000",
+    surface="#000000",
+    panel="#1c1c1c",
+    dark=True,
+    variables={
+        "good": "#5ff0e0",
+        "busy": "#d0c4ff",
+        "warn": "#ffd75f",
+        "bad": "#ff9a5c",
+        "faint": "#c0c0c0",
+        "cursor": "#003a66",
+        "rule": "#8a8a8a",
+        "block-cursor-background": "#003a66",
+        "block-cursor-foreground": "#ffffff",
+    },
+)
+"""For tired eyes and bright rooms: every word at 7:1 or better."""
+
+THEMES = (DARK, LIGHT, CONTRAST)
+
 VARIABLES = {
     name: DARK.variables[name] for name in ("good", "busy", "warn", "bad", "faint", "cursor", "rule")
 }

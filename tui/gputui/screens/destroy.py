@@ -140,6 +140,8 @@ class DestroyDialog(Dialog[wire.CustodyReport | None]):
                 Input(placeholder=f"type the run's name: {self._run.name}", id="name", compact=True),
                 Input(placeholder="why may these files be lost?", id="reason", compact=True),
             ]
+        for part in parts:
+            part.display = not isinstance(part, Input)
         return [*parts, Lines([], id="problem")]
 
     @property

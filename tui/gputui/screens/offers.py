@@ -100,7 +100,7 @@ class OffersScreen(Place):
         Binding(
             "v", "unverified", "Unverified", id="unverified", tooltip="Also hosts the vendor has not verified"
         ),
-        Binding("d,w,u", "no_run", show=False),
+        Binding("d,w,u,x,y,f,P,exclamation_mark", "no_run", show=False),
     ]
 
     def __init__(self) -> None:

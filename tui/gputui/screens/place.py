@@ -12,9 +12,8 @@ from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Input
 
-from gputui import wording as say
 from gputui.app import GpuTui
-from gputui.fleet import Fleet, why_no_destroy, why_no_undo
+from gputui.fleet import Fleet, why_no_box, why_no_destroy, why_no_undo
 from gputui.guard import run_guarded
 from gputui.widgets.bars import Banner, KeyBar, TopBar
 from gputui.widgets.vtable import VTable
@@ -31,9 +30,42 @@ class Place(Screen[None]):
         Binding("l", "launch", "Launch", id="launch", tooltip="Start a run from a spec"),
         Binding("d", "destroy", "Destroy", id="destroy", tooltip="Collect, verify, then destroy"),
         Binding("u", "undo", "Undo destroy", show=False, id="undo"),
-        Binding("P", "pin", "Pin", show=False, id="pin", tooltip="Hold the machine, or let it go again"),
         Binding("w", "why", "Why", id="why", tooltip="Why does this machine exist?"),
-        Binding("slash", "filter", "Filter", id="filter"),
+        Binding(
+            "P",
+            "pin",
+            "Pin",
+            show=False,
+            id="pin",
+            tooltip="Keep this machine until P again; it costs meanwhile",
+        ),
+        Binding("x", "shell", "SSH", show=False, id="shell", tooltip="A shell on the box; the app waits"),
+        Binding("y", "copy_ssh", "Copy SSH command", show=False, id="copy-ssh"),
+        Binding(
+            "f",
+            "forward",
+            "Forward port",
+            show=False,
+            id="forward",
+            tooltip="A port of the box here (TensorBoard); again ends it",
+        ),
+        Binding(
+            "exclamation_mark",
+            "command",
+            "Run command",
+            show=False,
+            id="command",
+            tooltip="One command on the box, and what it says",
+        ),
+        Binding(
+            "E",
+            "evacuate",
+            "Evacuate all",
+            show=False,
+            id="evacuate",
+            tooltip="Bring everything home, then end every machine",
+        ),
+        Binding("slash", "filter", "Filter", id="filter", priority=True),
         Binding("escape", "back", "Back", show=False, id="back"),
     ]
 
@@ -92,11 +124,30 @@ class Place(Screen[None]):
             return why_no_destroy(run)
         if action == "undo":
             return why_no_undo(run)
-        if action in {"why", "open", "pin"} and run is None:
+        if action in {"shell", "copy_ssh", "forward", "command"}:
+            return why_no_box(run)
+        if action == "pin" and why_no_destroy(run) is not None:
+            return why_no_destroy(run)
+        if action in {"why", "open"} and run is None:
             return "there is no run here"
-        if action == "pin" and run is not None and run.state in say.ENDED:
-            return f"{run.name} has no machine any more"
+        if action == "evacuate" and not self._living():
+            return "no machine is rented"
         return None
+
+    def _living(self) -> list[wire.RunRow]:
+        runs = self.tui.fleet.runs
+        return [] if runs is None else [run for run in runs.runs if why_no_destroy(run) is None]
+
+    def selected(self) -> list[wire.RunRow]:
+        """The runs that are selected, none when actions are about the one under the cursor."""
+        table = self.filtered()
+        if table is None or not table.marked:
+            return []
+        return [
+            run
+            for key in table.model.order
+            if key in table.marked and (run := self.tui.fleet.find(key)) is not None
+        ]
 
     def refuse(self, action: str) -> bool:
         """Tell why `action` is not possible; False when it is."""
@@ -129,6 +180,9 @@ class Place(Screen[None]):
     def action_destroy(self) -> None:
         """Open the custody dialog."""
         run = self.current_run()
+        if many := self.selected():
+            self._end_all([run for run in many if why_no_destroy(run) is None], everything=False)
+            return
         if self.refuse("destroy") or run is None:
             return
         from gputui.screens.destroy import DestroyDialog
@@ -146,36 +200,17 @@ class Place(Screen[None]):
 
     def action_undo(self) -> None:
         """Take back a destroy that has not been sent."""
-        run = self.current_run()
-        if self.refuse("undo") or run is None:
+        current = self.current_run()
+        many = [run for run in self.selected() if why_no_undo(run) is None]
+        if not many and (self.refuse("undo") or current is None):
             return
 
         async def undo() -> None:
-            await self.tui.link.call("destroy.cancel", wire.Cancel(run=run.id), wire.Empty)
-            self.notify(f"The machine of {run.name} stays.", title="Taken back")
+            for run in many or ([current] if current is not None else []):
+                await self.tui.link.call("destroy.cancel", wire.Cancel(run=run.id), wire.Empty)
+                self.notify(f"The machine of {run.name} stays.", title="Taken back")
 
         run_guarded(self, undo(), what="Undo destroy", group="undo")
-
-    def action_pin(self) -> None:
-        """Hold the run's machine against every destroy, or let it go again."""
-        run = self.current_run()
-        if self.refuse("pin") or run is None:
-            return
-        pinned = any(hold.name == "pin" for hold in run.holds)
-
-        async def pin() -> None:
-            if pinned:
-                order = wire.HoldRelease(run=run.id, by="a person (app)")
-                await self.tui.link.call("hold.release", order, wire.CustodyReport)
-                self.notify(f"{run.name} may end like any other run.", title="Unpinned")
-            else:
-                order_ = wire.HoldPlace(run=run.id, by="a person (app)")
-                await self.tui.link.call("hold", order_, wire.Empty)
-                self.notify(
-                    f"The machine of {run.name} stays, and costs, until P is pressed again.", title="Pinned"
-                )
-
-        run_guarded(self, pin(), what="Pin", group="pin")
 
     def action_why(self) -> None:
         """Why the run's machine exists."""
@@ -186,14 +221,84 @@ class Place(Screen[None]):
 
         self.app.push_screen(WhyDialog(run))
 
+    def action_pin(self) -> None:
+        """Hold the machine, or hold it no longer."""
+        run = self.current_run()
+        if self.refuse("pin") or run is None:
+            return
+
+        async def toggle() -> None:
+            if any(hold.name == "pin" for hold in run.holds):
+                order = wire.HoldRelease(run=run.id, by=self.tui.person)
+                await self.tui.link.call("hold.release", order, wire.CustodyReport)
+                self.notify(f"{run.name} may go when its work is done.", title="Not pinned any more")
+            else:
+                await self.tui.link.call("hold", wire.HoldPlace(run=run.id, by=self.tui.person), wire.Empty)
+                self.notify(f"{run.name} stays, and costs, until P again.", title="Pinned")
+
+        run_guarded(self, toggle(), what="Pin", group="pin")
+
+    def action_evacuate(self) -> None:
+        """End everything, with nothing lost."""
+        if not self.refuse("evacuate"):
+            self._end_all(self._living(), everything=True)
+
+    def _end_all(self, runs: list[wire.RunRow], *, everything: bool) -> None:
+        if not runs:
+            self.notify("None of what is selected has a machine to destroy.", severity="warning")
+            return
+        from gputui.screens.bulk import BulkDialog
+
+        def asked(number: int | None) -> None:
+            if number:
+                self.notify(f"Asked for {number}; u takes it back until it is sent.", title="Destroy")
+                if (table := self.filtered()) is not None:
+                    table.unmark()
+
+        self.app.push_screen(BulkDialog(runs, everything=everything), asked)
+
+    def _reach(self, action: str) -> None:
+        run = self.current_run()
+        if not self.refuse(action) and run is not None:
+            from gputui.screens import reach
+
+            {
+                "shell": reach.shell,
+                "copy_ssh": reach.copy_command,
+                "forward": reach.forward,
+                "command": reach.command,
+            }[action](self, run)
+
+    def action_shell(self) -> None:
+        """A shell on the box."""
+        self._reach("shell")
+
+    def action_copy_ssh(self) -> None:
+        """The command for one."""
+        self._reach("copy_ssh")
+
+    def action_forward(self) -> None:
+        """A port of the box here."""
+        self._reach("forward")
+
+    def action_command(self) -> None:
+        """One command on the box."""
+        self._reach("command")
+
     # --- the filter ------------------------------------------------------------------------------
 
     def filtered(self) -> VTable[Any] | None:
         """The table that `/` filters."""
         return next(iter(self.query(VTable)), None)
 
-    def action_filter(self) -> None:
-        """Open the filter."""
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """`/` comes before everything, so that what is typed right after it is not taken for keys; but not while typing."""
+        if action == "filter" and isinstance(self.focused, Input):
+            return False
+        return super().check_action(action, parameters)
+
+    async def action_filter(self) -> None:
+        """Open the filter. The keys after this one wait until it is there."""
         for found in self.query("#filter").results(Input):
             found.focus()
             return
@@ -202,8 +307,8 @@ class Place(Screen[None]):
         entry = Input(
             placeholder="words, !word, price<2.5 …  (enter keeps it, esc ends it)", id="filter", compact=True
         )
-        self.mount(entry, before=self.query_one(KeyBar))
-        entry.focus()
+        await self.mount(entry, before=self.query_one(KeyBar))
+        self.set_focus(entry)
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self, event: Input.Changed) -> None:
@@ -217,13 +322,15 @@ class Place(Screen[None]):
             table.focus()
 
     def action_back(self) -> None:
-        """Close what is open: the filter first, then the screen."""
+        """Close what is open: the filter first, then the selection, then the screen."""
         entries = list(self.query("#filter").results(Input))
         if entries:
             if (table := self.filtered()) is not None:
                 table.filter("")
                 table.focus()
             entries[0].remove()
+        elif (table := self.filtered()) is not None and table.marked:
+            table.unmark()
         elif len(self.app.screen_stack) > 1:
             self.app.pop_screen()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from contextlib import aclosing
 from typing import Any, ClassVar
 
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
@@ -19,12 +21,16 @@ from gputui.screens.place import Place
 from gputui.screens.run_log import LogPane
 from gputui.screens.run_parts import TABS, Meters, State, Tabs, artifacts, spec_line, timeline
 from gputui.widgets.bars import KeyBar
+from gputui.widgets.chart import Charts, curve, curves_of, interest
 from gputui.widgets.lines import Line, Lines
 from gputui.widgets.logview import LogView
 from gputui.widgets.vtable import VTable
 from gpuwatch.client import wire
+from gpuwatch.client.errors import CallFailed
 
 _SAMPLES = 2_000
+_HISTORY = 5.0
+"""Seconds between two looks at the telemetry while its charts are open."""
 
 
 class RunScreen(Place):
@@ -36,7 +42,7 @@ class RunScreen(Place):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "ignore", show=False),
         Binding("l", "ignore", show=False),
-        Binding("slash", "filter", "Search", id="search"),
+        Binding("slash", "filter", "Search", id="search", priority=True),
         *(
             Binding(key, f"tab('{name}')", name.capitalize(), show=False, id=f"tab-{name}")
             for name, key in TABS
@@ -63,6 +69,8 @@ class RunScreen(Place):
             with Container(id="overview"):
                 yield Meters(self.samples, id="meters")
                 yield LogPane(self.ident, id="logbox")
+            with VerticalScroll(id="metrics"):
+                yield Charts(id="charts")
             yield VTable(timeline(), id="timeline", empty=["Nothing has happened yet."], top=True)
             with Container(id="custody"):
                 yield Lines([[]], id="proof")
@@ -121,6 +129,33 @@ class RunScreen(Place):
                     self.query_one("#timeline", VTable).load(
                         sorted(events.values(), key=lambda e: e.seq, reverse=True)
                     )
+
+    def _ask_history(self) -> None:
+        """The telemetry of the time that the charts show, at the resolution that reaches so far."""
+        run_guarded(self, self._history(), what="Telemetry", group="history")
+
+    async def _history(self) -> None:
+        charts = self.query_one(Charts)
+        while self.tab == "metrics":
+            question = wire.SeriesRead(run=self.ident, seconds=charts.span)
+            try:
+                answer = await self.tui.link.call("telemetry.history", question, wire.SeriesOf)
+                found = [
+                    curve(one.name, [p[0] for p in one.points], [p[2] for p in one.points])
+                    for one in answer.series
+                ]
+            except CallFailed:  # away, or a recording: what is here already
+                found = curves_of(self.samples)
+            found.sort(key=lambda one: interest(one.key))
+            last = max(
+                (one.times[-1] for one in found if one.times), default=self.tui.fleet.wall(self.tui.clock())
+            )
+            charts.show(found, last)
+            await asyncio.sleep(_HISTORY)
+
+    @on(Charts.Zoomed)
+    def _zoomed(self) -> None:
+        self._ask_history()
 
     # --- showing ---------------------------------------------------------------------------------
 
@@ -210,8 +245,16 @@ class RunScreen(Place):
         tabs = self.query_one(Tabs)
         tabs.current = name
         tabs.changed()
-        targets = {"overview": "#log", "timeline": "#timeline", "custody": "#files", "spec": "#spec"}
+        targets = {
+            "overview": "#log",
+            "metrics": "#charts",
+            "timeline": "#timeline",
+            "custody": "#files",
+            "spec": "#spec",
+        }
         self.query_one(targets[name]).focus()
+        if name == "metrics":
+            self._ask_history()
         self.query_one(KeyBar).changed()
 
     def action_next_tab(self, by: int) -> None:
@@ -234,14 +277,14 @@ class RunScreen(Place):
             "custody": self.query_one("#files", VTable),
         }.get(self.tab)
 
-    def action_filter(self) -> None:
+    async def action_filter(self) -> None:
         """Search the log, or filter the table of the tab."""
         if self.tab in {"timeline", "custody"}:
-            super().action_filter()
+            await super().action_filter()
             return
         if self.tab != "overview":
             self.action_tab("overview")
-        self.log_pane.open_search()
+        await self.log_pane.open_search()
 
     def action_back(self) -> None:
         """End the search first, then leave."""

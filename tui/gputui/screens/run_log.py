@@ -198,21 +198,21 @@ LogPane Input:focus { border: none; }
 
     # --- search and save -------------------------------------------------------------------------
 
-    def open_search(self) -> None:
+    async def open_search(self) -> None:
         """Ask what to find."""
-        self._ask("search", "regular expression  (enter keeps it, esc ends it)", "")
+        await self._ask("search", "regular expression  (enter keeps it, esc ends it)", "")
 
-    def action_save(self) -> None:
+    async def action_save(self) -> None:
         """Ask where to."""
-        self._ask("save", "save to this file", f"{self.ident}.log")
+        await self._ask("save", "save to this file", f"{self.ident}.log")
 
-    def _ask(self, name: str, placeholder: str, value: str) -> None:
+    async def _ask(self, name: str, placeholder: str, value: str) -> None:
         for found in self.query(f"#{name}").results(Input):
             found.focus()
             return
         entry = Input(value, placeholder=placeholder, id=name, compact=True)
-        self.mount(entry)
-        entry.focus()
+        await self.mount(entry)
+        self.screen.set_focus(entry)
 
     def close(self) -> bool:
         """End what is open: the prompt, the search; False when nothing was."""

@@ -12,7 +12,7 @@ from gputui.table import Column, TableModel
 from gputui.widgets.lines import Line, Lines
 from gpuwatch.client import wire
 
-TABS = (("overview", "o"), ("timeline", "t"), ("custody", "c"), ("spec", "p"))
+TABS = (("overview", "o"), ("metrics", "m"), ("timeline", "t"), ("custody", "c"), ("spec", "p"))
 
 
 class State(Lines):

@@ -156,7 +156,7 @@ class RunsScreen(Place):
     def body(self) -> ComposeResult:
         """The table and, under it, the run under the cursor."""
         yield Lines(id="accounts")
-        yield VTable(model(self.tui.history), id="runs")
+        yield VTable(model(self.tui.history), id="runs", marking=True)
         yield Peek(id="peek", classes="panel")
 
     @property

@@ -17,6 +17,9 @@ from gputui.widgets.lines import Line, Lines
 
 RUNWAY_SHORT = 2 * 3600.0
 """Seconds of runway below which it is a warning."""
+_ROOMY = 108
+"""Cells from which all places are named; below only the one that is open."""
+PLACES = (("1", "Runs"), ("2", "Offers"), ("3", "Alarms"), ("4", "Money"))
 _SEPARATOR: Piece = ("   ", "")
 
 
@@ -31,7 +34,10 @@ def top_line(
     left: list[Piece] = [(" gputui ", "title")]
     for key, name in places:
         here = name.lower() == place
-        left += [(f" {key} ", "key"), (name, "bold" if here else "dim")]
+        if here or width >= _ROOMY:
+            left += [(f" {key} ", "key"), (name, "bold" if here else "dim")]
+        else:
+            left.append((f" {key}", "key"))
     items: list[tuple[int, list[Piece]]] = []
     if fleet.runs is not None:
         sums = totals(fleet.runs)
@@ -106,7 +112,7 @@ class TopBar(Lines):
 
     def make(self, width: int) -> Sequence[Line]:
         """One line."""
-        return [top_line(self._fleet, self._now, self._place, (("1", "Runs"), ("2", "Offers")), width)]
+        return [top_line(self._fleet, self._now, self._place, PLACES, width)]
 
 
 class Banner(Lines):

@@ -19,7 +19,7 @@ def wrap(text: str, width: int, tone: str = "", indent: str = "") -> list[Line]:
     """Words of `text` as lines of at most `width` cells; later lines begin with `indent`."""
     from textwrap import wrap as split
 
-    parts = split(text, max(8, width), subsequent_indent=indent, break_long_words=True) or [""]
+    parts = split(text, max(8, width), subsequent_indent=indent, break_on_hyphens=False) or [""]
     return [[(part, tone)] for part in parts]
 
 

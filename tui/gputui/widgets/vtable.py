@@ -36,14 +36,30 @@ class VTable(ScrollView, Generic[R], can_focus=True):
     """Shows a TableModel. Keys: arrows and vi keys, page and end keys, `s` and `S` sort."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", show=False),
-        Binding("down,j", "move(1)", "Down", show=False),
-        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
-        Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
-        Binding("home,g", "end(-1)", "First", show=False),
-        Binding("end,G", "end(1)", "Last", show=False),
-        Binding("s", "sort_next", "Sort", show=False),
-        Binding("S", "sort_turn", "Turn sort", show=False),
+        Binding("up,k", "move(-1)", "Up", show=False, id="table.up"),
+        Binding("down,j", "move(1)", "Down", show=False, id="table.down"),
+        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False, id="table.page-up"),
+        Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False, id="table.page-down"),
+        Binding("home,g", "end(-1)", "First", show=False, id="table.first"),
+        Binding("end,G", "end(1)", "Last", show=False, id="table.last"),
+        Binding("s", "sort_next", "Sort", show=False, id="table.sort"),
+        Binding("S", "sort_turn", "Turn sort", show=False, id="table.turn-sort"),
+        Binding(
+            "space",
+            "mark",
+            "Select",
+            show=False,
+            id="table.select",
+            tooltip="Select the row; actions are then about all that are selected",
+        ),
+        Binding(
+            "asterisk",
+            "mark_all",
+            "Select all",
+            show=False,
+            id="table.select-all",
+            tooltip="All that are shown, or none again",
+        ),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"vtable--header", "vtable--cursor", "vtable--blurred"}
     DEFAULT_CSS = """
@@ -89,8 +105,13 @@ VTable {
         id: str | None = None,  # noqa: A002
         empty: Iterable[str] = (),
         top: bool = False,
+        marking: bool = False,
     ) -> None:
         super().__init__(id=id)
+        self.marking = marking
+        """Whether rows can be selected."""
+        self.marked: set[str] = set()
+        """Keys of the rows that are selected."""
         self.model = model
         self._top = top
         """Until it is moved the cursor stays on the first row rather than with its row (lists that grow on top)."""
@@ -106,6 +127,7 @@ VTable {
     def load(self, rows: Iterable[R]) -> None:
         """Show these rows instead; the cursor stays with its row, on its line of the screen."""
         before = self.model.order
+        self.marked &= self.model.rows.keys() if self.marked else set()
         changed = self.model.load(rows)
         for key in changed:
             self._strips.pop(key, None)
@@ -212,6 +234,30 @@ VTable {
         """Move the cursor to the first or last row."""
         self._go(0 if side < 0 else len(self.model.order) - 1)
 
+    def action_mark(self) -> None:
+        """Select the row under the cursor, or not any more, and go to the next."""
+        if self.marking and self.cursor_key is not None:
+            self.marked ^= {self.cursor_key}
+            self._marks_changed()
+            self.action_move(1)
+
+    def action_mark_all(self) -> None:
+        """Select every row that is shown; when all are, none."""
+        if self.marking:
+            shown = set(self.model.order)
+            self.marked = set() if shown <= self.marked else shown
+            self._marks_changed()
+
+    def unmark(self) -> None:
+        """Nothing is selected."""
+        self.marked.clear()
+        self._marks_changed()
+
+    def _marks_changed(self) -> None:
+        self._strips.clear()
+        self.refresh()
+        self.post_message(self.Moved(cast("VTable[object]", self), self.cursor_key))
+
     def action_sort_next(self) -> None:
         """Sort by the next column; after the last, in the natural order."""
         self.model.sort_next()
@@ -296,10 +342,9 @@ VTable {
 
     def _row(self, key: str, width: int, base: Style, *, cursor: bool) -> Strip:
         row = self.model.rows[key]
-        mark = (
-            Segment("▌ ", tones.tone_style(self, "accent", base)) if cursor else Segment(" " * _MARGIN, base)
-        )
-        segments = [mark]
+        accent = tones.tone_style(self, "accent", base)
+        chosen = "✓" if key in self.marked else " "
+        segments = [Segment(f"▌{chosen}" if cursor else f" {chosen}", accent)]
         for column, room in layout(self.model.columns, width - _MARGIN - 1, GAP):
             cells: list[Segment] = []
             left = room
