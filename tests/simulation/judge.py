@@ -187,10 +187,9 @@ class Judge:
         world, limit = self._world, read_spec(run.spec, file=run.file).budget.max_time
         if limit is None:
             return
-        started: float | None = None
+        jobs = [m.box.job.started for m in world.cloud.machines.values() if run_of(m.label) == run.id]
+        started = min((at for at in jobs if at is not None), default=None)
         for event, seq in world.numbered(run.id):
-            if isinstance(event, e.JobStarted) and started is None:
-                started = world.database.times[seq]
             if isinstance(event, e.EndRequested) and event.by == "budget" and started is not None:
                 ran = world.database.times[seq] - started
                 # a clock that runs ahead at a start cannot be told from time that passed while nobody was there

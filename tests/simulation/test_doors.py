@@ -325,7 +325,7 @@ def test_the_judge_of_this_test_sees_a_destroy_that_skips_the_gate() -> None:
 # --- all doors are here --------------------------------------------------------------------------
 
 READS = {
-    "hello", "status", "offers", "spec.check", "runs", "runs.ended", "run", "why", "holds", "log.read",
+    "hello", "status", "offers", "offers.history", "cost", "spec.check", "runs", "runs.ended", "run", "why", "holds", "log.read",
     "telemetry.history", "mirror.status", "events", "subscribe", "unsubscribe",
 }  # fmt: skip
 NO_END = {
