@@ -14,16 +14,17 @@ def core(*names: str) -> tuple[str, ...]:
 SYSTEMATIC: dict[str, tuple[str, ...]] = {
     f"{_W}custody/complete.py": core("custody_table", "whole_and_absent"),
     f"{_W}custody/facts.py": core("custody_table", "custody_rules"),
-    f"{_W}custody/permit.py": core("permit", "lifecycle"),
-    f"{_W}custody/rules.py": core("custody_table", "custody_rules"),
+    f"{_W}custody/holds.py": core("holds", "permit"),
+    f"{_W}custody/permit.py": core("permit", "holds", "register", "lifecycle"),
+    f"{_W}custody/rules.py": core("custody_table", "custody_rules", "holds"),
     f"{_W}custody/scrub.py": core("custody_table", "scrub"),
     f"{_W}lifecycle/absence.py": core("whole_and_absent"),
     f"{_W}lifecycle/decide.py": core("decide", "lifecycle"),
-    f"{_W}lifecycle/events.py": core("ledger", "lifecycle"),
-    f"{_W}lifecycle/evolve.py": core("lifecycle"),
+    f"{_W}lifecycle/events.py": core("evolve", "ledger", "lifecycle"),
+    f"{_W}lifecycle/evolve.py": core("evolve", "lifecycle"),
     f"{_W}lifecycle/reconcile.py": core("register"),
     f"{_W}lifecycle/register.py": core("register"),
-    f"{_W}lifecycle/run.py": core("lifecycle"),
+    f"{_W}lifecycle/run.py": core("evolve", "lifecycle"),
 }
 
 

@@ -31,7 +31,9 @@ def changes(before: Run, event: e.RunEvent) -> dict[str, Any]:
     """The fields that the event changed; the state and what follows from it (`since`, `ended_at`) left out."""
     after = evolve(before, event, AT)
     found: dict[str, Any] = {}
-    for field in (f.name for f in msgspec.structs.fields(Run) if f.name not in ("state", "since", "ended_at")):
+    for field in (
+        f.name for f in msgspec.structs.fields(Run) if f.name not in ("state", "since", "ended_at")
+    ):
         old, new = getattr(before, field), getattr(after, field)
         if old == new:
             continue
@@ -196,7 +198,9 @@ def test_what_cannot_have_happened_is_refused(before: Run, event: e.RunEvent, wh
         (msgspec.structs.replace(WORKED, gone_at=NOW), False, False),
     ],
 )  # fmt: skip
-def test_whether_a_machine_may_exist_and_hold_something(on: Machine | None, exists: bool, at_risk: bool) -> None:
+def test_whether_a_machine_may_exist_and_hold_something(
+    on: Machine | None, exists: bool, at_risk: bool
+) -> None:
     probe = life(S.FAILED, on)
     assert (probe.exists, probe.data_at_risk) == (exists, at_risk)
 
