@@ -32,4 +32,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "-: (str, Any) → (str,)": _TYPES,
         "-: TypeVar('E', bound=e.Event) → TypeVar('E')": _TYPES,
     },
+    f"{_W}vault/layout.py": {
+        'or raw.startswith(b"/"): → :': "an absolute path has an empty first part, which is refused, too; this says it better",
+    },
 }

@@ -62,7 +62,7 @@ _P = "providers/gpuproviders/"
 VAULT = (
     *_of(
         f"{_W}vault/layout.py",
-        _core("vault"),
+        _core("guards", "vault"),
         ("no way up out of the vault", 'if part in ("", ".", "..")', 'if part in ("", ".")'),
         ("no empty part of a path", 'if part in ("", ".", "..")', 'if part in (".", "..")'),
         ("no NUL in a name", 'or b"\\0" in raw or', "or"),
@@ -91,7 +91,7 @@ VAULT = (
     ),
     *_of(
         f"{_W}vault/sink.py",
-        _core("vault"),
+        _core("guards", "vault"),
         ("no final name without proof", "        if not self._proved:\n", "        if False:\n"),
         (
             "a write after the proof voids it",
@@ -159,7 +159,7 @@ VAULT = (
     ),
     *_of(
         f"{_W}vault/receipt.py",
-        _core("vault", "verify"),
+        _core("guards", "vault", "verify"),
         ("a file called - is not standard input", 'path = "./-" if path == "-" else path', "pass"),
         (
             "odd names are escaped for sha256sum",
@@ -186,7 +186,7 @@ VAULT = (
     ),
     *_of(
         f"{_W}vault/proofs.py",
-        _core("verify"),
+        _core("guards", "verify"),
         (
             "a receipt hashes to its name",
             "    if hashlib.sha256(data).hexdigest() != digest:\n",
@@ -215,7 +215,7 @@ VAULT = (
     ),
     *_of(
         f"{_W}vault/reread.py",
-        _core("verify", "scrub"),
+        _core("guards", "verify", "scrub"),
         (
             "no link on the way to a file",
             "_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW",
@@ -242,7 +242,7 @@ VAULT = (
     ),
     *_of(
         f"{_W}vault/verify.py",
-        _core("verify"),
+        _core("guards", "verify"),
         (
             "damage is damage whatever else is well",
             "        if any(f.kind in DAMAGE for f in self.findings):\n",
@@ -284,7 +284,7 @@ VAULT = (
 BOX = (
     *_of(
         f"{_W}box/frames.py",
-        _core("frames"),
+        _core("guards", "frames"),
         ("a line has an end", "> MAX_LINE:\n", "> MAX_LINE and False:\n"),
         ("a frame has an end", "if opened is None or length > MAX_FRAME:", "if opened is None:"),
         ("no more content than the file has", "        if opened.offset + self._sent > opened.identity[0]:\n", "        if False:\n"),
@@ -300,7 +300,7 @@ BOX = (
     ),
     *_of(
         f"{_W}box/sentinel.py",
-        _core("box_answers"),
+        _core("guards", "box_answers"),
         ("a listing counts only with its end", 'if end.get("end") != len(lines) or', "if"),
         ("a listing that breaks off is none", '    if not lines or lines.pop() != b"":\n', "    if lines.pop() and False:\n"),
         ("a listing has an end", "if len(lines) > MAX_FILES or", "if"),
@@ -316,7 +316,7 @@ BOX = (
     ),
     *_of(
         f"{_W}box/fetch.py",
-        ("tests/unit/core/test_core_sentinel_process.py", "tests/integration/test_openssh.py"),
+        _core("guards"),
         ("the two hashes must agree", "        if here != trailer.sha256:\n", "        if False:\n"),
         ("a file that changed while it was sent is none", "        if trailer.identity != header.identity:\n", "        if False:\n"),
     ),
@@ -325,7 +325,7 @@ BOX = (
 SPEC = (
     *_of(
         f"{_W}spec/values.py",
-        _core("spec"),
+        _core("guards", "spec"),
         ("paths stay in the work folder", '".." in path.parts', "False"),
         ("no absolute path", "if path.is_absolute() or", "if"),
         ("no home folder", ' or value.startswith("~")', ""),

@@ -112,7 +112,7 @@ class _Sites:
 
     def of(self, node: ast.AST) -> Iterator[_Site]:
         """Every place below `node`."""
-        if isinstance(node, ast.JoinedStr | ast.Raise):
+        if isinstance(node, ast.JoinedStr | ast.Raise) or _names_exports(node):
             return
         named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         if named:
@@ -249,6 +249,10 @@ class _DropItem(_Site):
 
     def undo(self) -> None:
         self.parent.keys, self.parent.values = self._old  # type: ignore[attr-defined,misc]
+
+
+def _names_exports(node: ast.AST) -> bool:
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
 
 
 def _droppable(statement: ast.AST, parent: ast.AST) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import hashlib
 import json
 import os
 import resource
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,34 @@ class Task:
     """caught, hung, survived or equivalent."""
     by: str = ""
     seconds: float = 0.0
+
+    @property
+    def mark(self) -> str:
+        """What the verdict is about: the mutated module and the tests, as they are written."""
+        parts = (self.source, *((ROOT / test).read_text() for test in self.tests))
+        return hashlib.sha256("\0".join((self.module, *parts)).encode()).hexdigest()
+
+
+class Memory:
+    """Verdicts of earlier runs, in a file: what is about the same code and the same tests is not tried again."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, list[str]] = (
+            json.loads(path.read_text()) if path is not None and path.exists() else {}
+        )
+
+    def recall(self, tasks: list[Task]) -> list[Task]:
+        """Fill in what is known; returns the tasks that are still to be run."""
+        for task in tasks:
+            task.verdict, task.by = self._known.get(task.mark, ["", ""])
+        return [t for t in tasks if not t.verdict]
+
+    def note(self, task: Task) -> None:
+        """Remember a verdict."""
+        self._known[task.mark] = [task.verdict, task.by]
+        if self._path is not None:
+            self._path.write_text(json.dumps(self._known))
 
 
 @dataclass(slots=True)
@@ -110,7 +139,7 @@ class Runner:
         for slot in self._slots:
             shutil.copytree(ROOT, slot.folder, ignore=_no_ballast, symlinks=True)
 
-    def run(self, tasks: list[Task]) -> None:
+    def run(self, tasks: list[Task], note: Callable[[Task], None] = lambda _: None) -> None:
         """Fill in every task's verdict; prints a line for each."""
         waiting, done = deque(tasks), 0
         while waiting or any(s.busy for s in self._slots):
@@ -120,6 +149,7 @@ class Runner:
             finished = self._wait()
             if finished is not None:
                 done += 1
+                note(finished)
                 print(f"[{done}/{len(tasks)}] {finished.verdict:9} {finished.seconds:5.1f} s  {finished.module.rsplit('/', 1)[-1]} "
                       f"{finished.change}  {finished.by}", flush=True)  # fmt: skip
 
@@ -206,14 +236,29 @@ def _child(folder: Path, tests: tuple[str, ...]) -> None:
         packages = [str(folder / p) for p in ("providers", "watchdog", "tui", "trainer")]
         sys.path[:] = [str(HERE), *packages, *(p for p in sys.path if not _ours(p))]
         os.environ["PYTHONPATH"] = os.pathsep.join(packages)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # a third of the time of a short test goes there
         sink = os.open(folder / "mutant.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         import pytest
 
-        code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "witness", "-p", "no:xdist", f"--timeout={TEST_LIMIT}",
-                                "-W", "ignore::pytest.PytestAssertRewriteWarning", "--tb=short", *tests]))  # fmt: skip
+        plugins = [
+            "witness",
+            "pytest_asyncio.plugin",
+            "pytest_timeout",
+            "_hypothesis_pytestplugin",
+            "no:cacheprovider",
+        ]
+        options = [
+            "-q",
+            "-x",
+            "--tb=short",
+            f"--timeout={TEST_LIMIT}",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+        ]
+        code = int(pytest.main([*options, *(f"-p{name}" for name in plugins), *tests]))
     except BaseException as error:  # noqa: BLE001 - nothing of the child may reach the parent's code
         print(repr(error))
     finally:
@@ -227,14 +272,27 @@ def _ours(path: str) -> bool:
 
 def _preload() -> None:
     """What every child would import anyway, once. Nothing of ours: that is what changes."""
+    import _hypothesis_pytestplugin
     import aiosqlite
     import asyncssh
     import hypothesis.stateful
     import msgspec
     import pytest
+    import pytest_asyncio.plugin
+    import pytest_timeout
     import structlog
 
-    _ = (aiosqlite, asyncssh, hypothesis.stateful, msgspec, pytest, structlog)
+    _ = (
+        _hypothesis_pytestplugin,
+        pytest_asyncio.plugin,
+        pytest_timeout,
+        aiosqlite,
+        asyncssh,
+        hypothesis.stateful,
+        msgspec,
+        pytest,
+        structlog,
+    )
     assert not any(m.split(".")[0] in ("gpuwatch", "gpuproviders", "gputui") for m in sys.modules)
 
 
@@ -267,7 +325,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="name them, run nothing")
     parser.add_argument("--write", type=Path, help="write the table (docs/mutants.md)")
     parser.add_argument(
-        "--keep", type=Path, help="remember verdicts here as JSON, and do not repeat what is in it"
+        "--keep", type=Path, help="remember verdicts here (JSON), and do not repeat what is in it"
     )
     args = parser.parse_args()
     try:
@@ -287,13 +345,15 @@ def main() -> int:
     began = time.monotonic()
     _preload()
     with tempfile.TemporaryDirectory(prefix="gputui-mutants-") as scratch:
+        memory = Memory(args.keep)
+        todo = memory.recall(tasks)
         runner = Runner(args.jobs, Path(scratch))
-        sound = baseline(tasks)
+        sound = baseline(todo)
         runner.run(sound)
         if broken := [t for t in sound if t.verdict != "survived"]:
             print("the tests fail without any mutant:", *(f"{t.module}: {t.by}" for t in broken), sep="\n  ")
             return 2
-        runner.run(tasks)
+        runner.run(todo, memory.note)
     left = judge(tasks)
     print(*report(tasks, time.monotonic() - began), sep="\n")
     if args.write:

@@ -233,7 +233,7 @@ class Transport:
         code = f"http-{answer.status}"
         error: ProviderError
         match answer.status:
-            case 204:
+            case 204 if write:  # to a read it says nothing, least of all that there is nothing
                 return None
             case 200 | 201 if isinstance(answer.body, dict | list):
                 return answer.body
