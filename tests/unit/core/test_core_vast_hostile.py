@@ -172,6 +172,17 @@ def test_a_listing_is_exactly_what_complete_pages_said(pages: list[Reply]) -> No
     assert {i.instance_id for i in value.instances} == said
     assert bodies[-1]["total_instances"] == len(value.instances) == len(said)
     assert bodies[-1]["next_token"] is None
+    assert all(body["success"] is True for body in bodies)
+
+
+@pytest.mark.parametrize("said", [{}, {"success": None}, {"success": "true"}, {"success": 1}])
+def test_a_list_that_does_not_say_that_it_is_one_is_none(
+    said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = {"next_token": None, "total_instances": 0, "instances": []}
+    value, error, _ = ask("instances", [Reply(200, page | said)], monkeypatch)
+    assert value is None
+    assert isinstance(error, Unavailable)
 
 
 @settings(max_examples=200)
