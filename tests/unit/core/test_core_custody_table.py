@@ -79,7 +79,8 @@ def test_checkpoints_that_were_never_made_hold_unless_the_job_failed_and_promise
     assert assess(both, listing(FILE, made), copies(FILE, made)).clear
     assert assess(both, listing(FILE), copies(FILE), ["ckpt"]).clear
     assert assess(both, listing(FILE), copies(FILE), job_succeeded=False).clear
-    assert not assess(only, listing(), {}, job_succeeded=False).clear, "a failed job that has nothing at all"
+    failed = assess(only, listing(), {}, job_succeeded=False)
+    assert [h.name for h in failed.holds] == ["missing"], "a failed job that has nothing at all"
     assert assess(OUT, listing(FILE), copies(FILE)).clear, "no checkpoints were promised"
 
 

@@ -9,7 +9,7 @@ from core_lives import NOW, machine, run
 from gpuwatch.lifecycle import decide as d
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import evolve
-from gpuwatch.lifecycle.run import EVERYTHING, Machine, Phase, Run, State
+from gpuwatch.lifecycle.run import EVERYTHING, Machine, Phase, PlacedHold, Run, State
 from gpuwatch.spec.model import Artifact, Idle, Job, RunSpec
 
 ENDS = RunSpec(name="r", job=Job(command="true"), artifacts=(Artifact(path="out"),))
@@ -89,6 +89,19 @@ def test_who_gives_up_everything_is_not_made_to_wait_for_a_copy(state: State) ->
     for ending, waivers in ((False, everything), (True, something), (False, something)):
         usual = d.decide(life(state, WORKED, ending=ending), KEEPS)
         assert d.decide(life(state, WORKED, ending=ending, waivers=waivers), KEEPS) == usual
+
+
+@pytest.mark.parametrize(
+    ("state", "with_machine", "ending", "spec", "step"), TABLE, ids=[f"{r[0].value}-{n}" for n, r in enumerate(TABLE)]
+)  # fmt: skip
+def test_a_pin_stops_the_destroy_and_nothing_else(
+    state: State, with_machine: Machine | None, ending: bool, spec: RunSpec, step: d.Step
+) -> None:
+    pinned = msgspec.structs.replace(
+        life(state, with_machine, ending=ending), pins=(PlacedHold(name="pin", by="me", at=NOW),)
+    )
+    expected = d.Rest(d.Why.HELD) if step == d.Destroy() else step
+    assert d.decide(pinned, spec) == expected
 
 
 def test_giving_up_everything_changes_nothing_where_there_is_nothing_or_it_is_under_way() -> None:
