@@ -26,6 +26,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "Absence.enough: self.first is None or self.last is None → self.last is None": "both are set and cleared together",
         "Absence.enough: self.first is None or self.last is None → self.first is None": "both are set and cleared together",
     },
+    f"{_W}lifecycle/decide.py": {
+        "_decide: machine is not None and machine.instance_id is None → machine.instance_id is None": "a run whose machine exists has one; the operand tells the type checker",
+    },
     f"{_W}lifecycle/events.py": {"-: TypeVar('E', bound=Event) → TypeVar('E')": _TYPES},
     f"{_W}lifecycle/evolve.py": {
         "-: (str, Any) → (Any,)": _TYPES,

@@ -409,7 +409,6 @@ VAST = (
         ("a write is sent once", "answer = await self._call(method, path, endpoint, kwargs, attempts=1)", "answer = await self._call(method, path, endpoint, kwargs, attempts=3)"),
         ("no answer to a write is ambiguous", '            raise Ambiguous("Vast did not answer;', '            raise Refused("Vast did not answer;'),
         ("an answer that names a contract is no refusal", "        if write and made is not None:\n", "        if False:\n"),
-        ("… even when it says success", ' and body.get("error") is None:', ":"),
         ("a contract's number is one", "    except Malformed:\n        return None\n", "    except Malformed:\n        return str(made)\n"),
         ("a strange answer to a write is ambiguous", "        elif write:\n            error = Ambiguous(", "        elif write:\n            error = Refused("),
         ("a timeout status says nothing", "            and answer.status not in (408, 409, 425)\n", ""),

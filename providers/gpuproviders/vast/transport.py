@@ -159,7 +159,7 @@ class Transport:
         error: ProviderError | None = None
         made = body.get("new_contract")
         if write and made is not None:
-            if answer.status == 200 and body.get("success") is not False and body.get("error") is None:
+            if answer.status == 200 and body.get("success") is not False:
                 return answer.body
             # whatever else the answer says: a contract that has a number exists, and bills
             raise Ambiguous(message, provider=NAME, code=code, instance_id=_contract(made))

@@ -13,6 +13,7 @@ from gpuwatch.lifecycle.run import EVERYTHING, Machine, Phase, PlacedHold, Run, 
 from gpuwatch.spec.model import Artifact, Idle, Job, RunSpec
 
 ENDS = RunSpec(name="r", job=Job(command="true"), artifacts=(Artifact(path="out"),))
+TIMED = msgspec.structs.replace(ENDS, idle=Idle(after=900.0))
 KEEPS = msgspec.structs.replace(ENDS, idle=Idle(action="notify"))
 
 CHOSEN = machine(create=Phase.NONE, create_sent_at=None, rented_at=None, instance_id=None)
@@ -49,6 +50,8 @@ TABLE: list[tuple[State, Machine | None, bool, RunSpec, d.Step]] = [
     (S.VERIFIED, WORKED, True, ENDS, d.Destroy()),
     (S.VERIFIED, WORKED, False, KEEPS, KEEP),
     (S.VERIFIED, WORKED, True, KEEPS, d.Destroy()),
+    (S.VERIFIED, WORKED, False, TIMED, KEEP),
+    (S.VERIFIED, WORKED, True, TIMED, d.Destroy()),
     *((S.DESTROYING, machine(destroy=p), end, ENDS, d.ConfirmGone() if p is Phase.ACCEPTED else d.Destroy())
       for p in Phase for end in (False, True)),
     (S.FAILED, None, False, ENDS, PERSON),

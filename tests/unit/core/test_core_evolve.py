@@ -161,6 +161,8 @@ def test_a_request_makes_a_run_that_knows_nothing_yet() -> None:
     assert made == expected
     assert (made.verified_files, made.verified_bytes, made.checkpoints, made.attempt) == (0, 0, 0, 0)
     assert e.Rented(label="l", instance_id="1").adopted is False
+    refused = e.CreateRefused(label="l", reason="no")
+    assert (refused.offer_gone, refused.absent) == (False, False)
 
 
 @pytest.mark.parametrize("event", [e.Dud(reason="x"), e.PrepareFailed(reason="x")])

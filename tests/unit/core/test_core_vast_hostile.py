@@ -290,4 +290,8 @@ def test_ten_megabytes_of_reason_are_cut_before_they_are_cleaned(monkeypatch: py
     assert isinstance(error, Refused)
     assert len(str(error)) <= 500
     assert KEY not in str(error)
+    assert len(error.code or "") <= 100
+    _, error, _ = ask("create", [Reply(400, {"msg": "no", "error": f"no key {KEY}"})], monkeypatch)
+    assert isinstance(error, Refused)
+    assert error.code == "no key [key]"
     assert len(scrub("\x07" * 10**7)) == 500
