@@ -457,7 +457,7 @@ DAEMON = (
     ),
     *_of(
         f"{_W}daemon/fleet.py",
-        (*_RACES, "tests/unit/test_fleet_identity.py"),
+        ("tests/unit/test_fleet_absence.py", *_RACES),
         ("a look-up counts between two listings of our account", "                        if after.by_id(instance_id) is not None:\n                            return None\n", ""),
         ("a machine that is seen again is not gone", "            if present:\n                return None\n", ""),
     ),
