@@ -45,6 +45,7 @@ TEST_LIMIT = 30
 """Seconds of one test: pytest-timeout's, so that a hang is seen and named."""
 MUTANT_LIMIT = 150.0
 """Seconds of all the tests of one mutant."""
+NOT_RUN = "not run"
 MEMORY = 3 << 30
 """Bytes that a mutant may use: some of them grow lists for ever."""
 
@@ -304,6 +305,7 @@ def judge(tasks: list[Task]) -> int:
         if task.verdict in ("survived", "hung") and reason is not None:
             task.verdict, task.by = "equivalent", reason
         elif task.verdict != "caught":
+            task.verdict = task.verdict or NOT_RUN
             open_ends += 1
     return open_ends
 
@@ -327,6 +329,9 @@ def main() -> int:
     parser.add_argument(
         "--keep", type=Path, help="remember verdicts here (JSON), and do not repeat what is in it"
     )
+    parser.add_argument(
+        "--remembered", action="store_true", help="run nothing: the table of what --keep remembers"
+    )
     args = parser.parse_args()
     try:
         tasks = plan(args.only)
@@ -346,7 +351,9 @@ def main() -> int:
     _preload()
     with tempfile.TemporaryDirectory(prefix="gputui-mutants-") as scratch:
         memory = Memory(args.keep)
-        todo = memory.recall(tasks)
+        todo = [] if args.remembered else memory.recall(tasks)
+        if args.remembered:
+            memory.recall(tasks)
         runner = Runner(args.jobs, Path(scratch))
         sound = baseline(todo)
         runner.run(sound)
@@ -385,21 +392,13 @@ def document(tasks: list[Task]) -> list[str]:
         "",
         "Every test negated, operand, statement, refusal, table entry and argument dropped, comparison and sign turned, limit moved by one.",
         "",
-        "| module | mutants | caught | equivalent | open |",
-        "|---|---|---|---|---|",
+        "| module | mutants | caught | equivalent | open | not run |",
+        "|---|---|---|---|---|---|",
     ]
     rules = [t for t in tasks if t.kind == "rule"]
     for module in sorted({t.module for t in rules}):
-        mine = Counter(t.verdict for t in rules if t.module == module)
-        still = mine["survived"] + mine["hung"]
-        lines.append(
-            f"| {_short(module)} | {mine.total()} | {mine['caught']} | {mine['equivalent']} | {still} |"
-        )
-    counts = Counter(t.verdict for t in rules)
-    lines += [
-        f"| all | {len(rules)} | {counts['caught']} | {counts['equivalent']} | {counts['survived'] + counts['hung']} |",
-        "",
-    ]
+        lines.append(_counts(_short(module), [t for t in rules if t.module == module]))
+    lines += [_counts("all", rules), ""]
     lines += [
         "## Guards, by hand",
         "",
@@ -430,6 +429,12 @@ def document(tasks: list[Task]) -> list[str]:
             *(f"- {_short(t.module)} {_code(t.change)}: {t.verdict} {t.by}" for t in open_ends),
         ]
     return lines
+
+
+def _counts(name: str, tasks: list[Task]) -> str:
+    counts = Counter(t.verdict for t in tasks)
+    still = counts["survived"] + counts["hung"]
+    return f"| {name} | {len(tasks)} | {counts['caught']} | {counts['equivalent']} | {still} | {counts[NOT_RUN]} |"
 
 
 def _short(module: str) -> str:
