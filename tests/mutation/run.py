@@ -396,8 +396,8 @@ def document(tasks: list[Task]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     rules = [t for t in tasks if t.kind == "rule"]
-    for module in sorted({t.module for t in rules}):
-        lines.append(_counts(_short(module), [t for t in rules if t.module == module]))
+    modules = sorted({t.module for t in rules})
+    lines += [_counts(_short(m), [t for t in rules if t.module == m]) for m in modules]
     lines += [_counts("all", rules), ""]
     lines += [
         "## Guards, by hand",
