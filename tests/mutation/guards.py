@@ -343,7 +343,7 @@ SPEC = (
     ),
     *_of(
         f"{_W}spec/read.py",
-        _core("spec"),
+        _core("guards", "spec"),
         ("unknown keys are errors", "        for key, value in self._values.items():\n", "        for key, value in ():\n"),
         ("a spec has an end", "    if len(text) > MAX_BYTES:\n", "    if False:\n"),
         ("a run promises something or says that it does not", '        and not any(p.key.startswith(("artifacts", "checkpoints")) for p in problems)\n    ):\n', "        and False\n    ):\n"),
@@ -363,7 +363,7 @@ SPEC = (
 VAST = (
     *_of(
         f"{_P}vast/parse.py",
-        _core("vast_parse"),
+        _core("guards", "vast_parse"),
         ("an id is a positive number", "    if not 0 < value < 10**18:\n", "    if False:\n"),
         ("true is no id", "    if isinstance(value, bool) or not isinstance(value, int | str):\n        raise", "    if not isinstance(value, int | str):\n        raise"),
         ("digits, and not too many", '        if not value.isascii() or not value.isdigit() or len(value) > 18:\n            raise Malformed(f"{what} is not a number', '        if False:\n            raise Malformed(f"{what} is not a number'),

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from core_lives import BOOT, INSTANCE, NOW
 
+from gpuproviders.vast import parse
 from gpuwatch.box import fetch, sentinel
 from gpuwatch.box.errors import BoxFault
 from gpuwatch.box.frames import FrameError, Header, Trailer, parse_identity
 from gpuwatch.custody.facts import Copy, Inventory
-from gpuwatch.spec import values
+from gpuwatch.spec import SpecError, read_spec, values
 from gpuwatch.vault import proofs, receipt, sink, verify
 from gpuwatch.vault.layout import MARKER, Vault
 from gpuwatch.vault.proofs import Promise
@@ -148,6 +149,15 @@ def test_a_pipe_in_a_files_place_is_not_waited_for(tmp_path: Path) -> None:
         pytest.fail("a pipe is no file")
 
 
+def test_a_link_to_a_folder_is_told_and_not_walked(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret").touch()
+    (tmp_path / "run" / "out").mkdir(parents=True)
+    (tmp_path / "run" / "out" / "a").touch()
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "elsewhere")
+    assert sorted(verify._walk(tmp_path / "run", [])) == ["link", "out/a"]
+
+
 def test_a_reading_that_was_broken_off_proves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1234")
     promise = Promise("a", ("a",), 4, hashlib.sha256(b"1234").hexdigest(), 0, NOW, "d" * 64)
@@ -231,6 +241,17 @@ def test_a_file_gets_its_name_only_when_hash_and_identity_agree(tmp_path: Path) 
 def test_what_is_no_path_inside_the_work_folder(path: object) -> None:
     with pytest.raises(ValueError, match="work folder"):
         values.relative(path)
+
+
+def test_a_spec_has_an_end() -> None:
+    with pytest.raises(SpecError, match="a spec below"):
+        read_spec("#" * (256 * 1024 + 1), file="f")
+
+
+def test_a_label_that_nobody_wrote_is_none() -> None:
+    """Ours have some forty characters; what is longer than 256 is cut nowhere and compared with nothing."""
+    assert parse.instance({"id": 7, "label": "x" * 256}).label == "x" * 256
+    assert parse.instance({"id": 7, "label": "x" * 257}).label is None
 
 
 @pytest.mark.parametrize("table", [{"A": "b\0c"}, {"1A": "x"}, {"A": ["x"]}, {"A": None}, [], "A=b"])
