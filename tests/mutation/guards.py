@@ -383,7 +383,7 @@ VAST = (
     ),
     *_of(
         f"{_P}vast/adapter.py",
-        _core("vast_adapter", "vast_hostile", "permit"),
+        _core("vast_plain", "vast_adapter", "vast_hostile", "permit"),
         ("a listing is as long as it says", "total != len(rows):", "False:"),
         ("a page must be one", 'body.get("success") is True and "next_token" in body', '"next_token" in body'),
         ("a page that brings nothing new ends the reading", " or len(rows) == before:", ":"),
