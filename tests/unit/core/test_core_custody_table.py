@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from core_lives import BOOT, INSTANCE, NOW
+from core_lives import BOOT, INSTANCE, NOW, run
 from test_core_custody_rules import FILE, OUT, copies, copy, file, listing, names, spec
 
+from gpuwatch.custody import holds
 from gpuwatch.custody.complete import STILL_REPORTS
 from gpuwatch.custody.facts import BoxFile, Copy, Inventory
 from gpuwatch.custody.rules import assess, is_safe, matches, promised_globs, waivable
 from gpuwatch.custody.scrub import DAY, RETRY, Policy, due
+from gpuwatch.lifecycle.run import PlacedHold
 from gpuwatch.spec.model import Artifact
 
 YES = [
@@ -154,3 +156,28 @@ def test_a_proof_a_day_ahead_is_a_clock_that_is_off_and_more_is_no_proof() -> No
 def test_a_batch_has_256_files() -> None:
     files = {f"{n:03}": old(f"{n:03}", NOW - 40 * DAY) for n in range(300)}
     assert len(due({"r": files}, {}, POLICY, now=NOW)) == 256
+
+
+# --- the named holds -----------------------------------------------------------------------------
+
+REMOVED_BY = {
+    "waive": {"artifacts", "missing", "too-small", "empty", "writing", "transfer"},
+    "waive-all": {"unknown-state"},
+    "release": {"inventory", "pin", "ssh-session", "downloading"},
+    "itself": {"job", "receipt", "no-machine"},
+}
+
+
+def test_every_hold_that_facts_make_is_known_and_goes_in_one_way() -> None:
+    known = {name: kind.removal.value for name, kind in holds.KINDS.items()}
+    expected = {name: how for how, named in REMOVED_BY.items() for name in named}
+    assert {name: known.get(name) for name in expected} == expected
+    assert all(kind.name == name and kind.meaning for name, kind in holds.KINDS.items())
+    assert {"ssh-session", "downloading"} <= holds.WAIT
+
+
+def test_a_hold_that_a_person_placed_says_why_also_when_she_did_not() -> None:
+    pins = (PlacedHold(name="pin", by="me", at=NOW), PlacedHold(name="x", by="you", at=NOW, reason="look"))
+    plain, said = holds.placed(run(pins=pins))
+    assert (plain.name, plain.reason, plain.by, plain.at) == ("pin", "a person pinned the machine", "me", NOW)
+    assert (said.name, said.reason, said.by) == ("x", "look", "you")
