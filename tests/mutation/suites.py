@@ -15,7 +15,7 @@ SYSTEMATIC: dict[str, tuple[str, ...]] = {
     f"{_W}custody/complete.py": core("custody_table", "whole_and_absent"),
     f"{_W}custody/facts.py": core("custody_table", "custody_rules"),
     f"{_W}custody/holds.py": core("custody_table", "holds"),
-    f"{_W}custody/permit.py": core("permit", "holds", "register", "lifecycle"),
+    f"{_W}custody/permit.py": core("holds", "permit", "register", "lifecycle"),
     f"{_W}custody/rules.py": core("custody_table", "custody_rules"),
     f"{_W}custody/scrub.py": core("custody_table", "scrub"),
     f"{_W}lifecycle/absence.py": core("whole_and_absent"),
