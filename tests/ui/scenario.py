@@ -143,6 +143,9 @@ class World:
     offers: list[wire.OfferRow] = field(default_factory=list)
     offer_problems: list[str] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
+    fleet_alarms: list[str] = field(default_factory=list)
+    """Alarms that come with the fleet's snapshot."""
+    older: bool = False
     check: Callable[[wire.SpecText], wire.SpecCheck] | None = None
 
     def find(self, ref: str) -> wire.RunRow | None:
@@ -153,7 +156,10 @@ class World:
         return None
 
     def fleet(self) -> wire.Runs:
-        return wire.Runs(runs=list(self.runs), accounts=list(self.accounts), burn=self.burn, now=self.now)
+        return wire.Runs(
+            runs=list(self.runs), accounts=list(self.accounts), burn=self.burn, now=self.now,
+            alarms=list(self.fleet_alarms), older=self.older,
+        )  # fmt: skip
 
     def detail(self, run: wire.RunRow) -> wire.RunDetail:
         return wire.RunDetail(

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -308,14 +309,14 @@ def test_preview_changes_nothing_and_exits_4_while_something_is_not_safe(
     served: ThreadedDaemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["destroy", "miras-s", "--preview"]) == 4
-    assert last(served, "destroy") == wire.Destroy(run="miras-s", preview=True)
+    assert last(served, "destroy") == wire.Destroy(run="miras-s", preview=True, by=ANY)
     assert "○ runs/miras-s/ckpt/step-1840/optim.pt  589 MB  on-box" in capsys.readouterr().out
     assert main(["destroy", "miras-xs", "--preview"]) == 0
 
 
 def test_destroy_asks_for_collect_and_verify_by_default(served: ThreadedDaemon) -> None:
     assert main(["destroy", "miras-s"]) == 0
-    assert last(served, "destroy") == wire.Destroy(run="miras-s")
+    assert last(served, "destroy") == wire.Destroy(run="miras-s", by=ANY)
 
 
 def test_destroy_wait_prints_what_happens_from_now_on_until_it_is_gone(
@@ -356,6 +357,7 @@ def test_waive_all_names_every_file_that_is_not_safe(served: ThreadedDaemon) -> 
         == 0
     )
     assert last(served, "destroy") == wire.Destroy(
+        by=ANY,
         run="onyx-1b-grow",
         waive=["logs/train.log", "checkpoints/onyx_1b/step-412.pt"],
         confirm="onyx-1b-grow",

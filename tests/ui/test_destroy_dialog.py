@@ -91,6 +91,7 @@ async def test_losing_files_needs_the_name_and_a_reason(daemon: FakeDaemon, cloc
         await until(pilot, lambda: isinstance(app.screen, RunsScreen))
     assert sent(daemon) == [
         wire.Destroy(
+            by="a person (app)",
             run="t5v0c4hn",
             waive=["logs/train.log", "checkpoints/onyx_1b/step-412.pt"],
             confirm="onyx-1b-grow",

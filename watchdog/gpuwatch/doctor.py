@@ -392,6 +392,8 @@ def _silent(patient: Patient, why: str) -> Check:
 
 def _lock_holder(lock: Path) -> str | None:
     """Who holds the daemon's lock, None when nobody does."""
+    from gpuwatch.daemon.lock import describe, read_holder
+
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -399,8 +401,7 @@ def _lock_holder(lock: Path) -> str | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # held for this instant only
     except BlockingIOError:
-        pid = os.read(descriptor, 20).decode(errors="replace").strip()
-        return f"pid {pid}" if pid.isdecimal() else "pid unknown"
+        return describe(read_holder(lock))
     else:
         return None
     finally:

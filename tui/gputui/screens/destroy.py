@@ -28,6 +28,8 @@ from gpuwatch.client.errors import CallFailed
 _WIDTH = 70
 _SHOWN = 7
 """Files listed by name; the rest is counted (the custody tab lists all)."""
+_ALL = 5000
+"""Files listed by name once they are to be lost."""
 
 
 class Choice(Lines, can_focus=True):
@@ -151,6 +153,9 @@ class DestroyDialog(Dialog[wire.CustodyReport | None]):
         if not self._ready:
             return
         losing = self._losing
+        if self._report is not None:
+            # who gives files up sees each of them
+            self.query_one("#facts", Lines).set_lines(_facts(self._report, _ALL if losing else _SHOWN))
         for entry in self.query(Input):
             entry.display = losing
         go = self.query_one("#go", Button)
@@ -194,6 +199,7 @@ class DestroyDialog(Dialog[wire.CustodyReport | None]):
                 run=self._run.id,
                 waive=[row.path for row in self._report.unsafe],
                 confirm=self.query_one("#name", Input).value,
+                by="a person (app)",
                 reason=self.query_one("#reason", Input).value.strip(),
             )
         self._sending = True
@@ -209,20 +215,21 @@ class DestroyDialog(Dialog[wire.CustodyReport | None]):
         self.dismiss(report)
 
 
-def _facts(report: wire.CustodyReport) -> list[Line]:
+def _facts(report: wire.CustodyReport, shown: int = _SHOWN) -> list[Line]:
+    """What custody says; files that are not safe by name and size, at most `shown`."""
     lines: list[Line] = [[], *wrap(report.summary, _WIDTH, "good" if report.allowed else "warn"), []]
     held = sum(row.size for row in report.verified)
     lines.append(
         [("✓ ", "good"), (f"{say.plural(len(report.verified), 'file')} verified here, {say.size(held)}", "")]
     )
-    for row in report.unsafe[:_SHOWN]:
+    for row in report.unsafe[:shown]:
         glyph, tone = say.ARTIFACTS.get(row.state, ("?", "warn"))
         tail = f"  {say.size(row.size)}  {row.state}"
         path = row.path if len(row.path) + len(tail) < _WIDTH else "…" + row.path[-(_WIDTH - len(tail) - 4) :]
         lines.append([(glyph + " ", tone), (path, ""), (tail, "dim")])
-    if len(report.unsafe) > _SHOWN:
-        rest = sum(row.size for row in report.unsafe[_SHOWN:])
-        lines.append([(f"△ … and {len(report.unsafe) - _SHOWN} more, {say.size(rest)}", "warn")])
+    if len(report.unsafe) > shown:
+        rest = sum(row.size for row in report.unsafe[shown:])
+        lines.append([(f"△ … and {len(report.unsafe) - shown} more, {say.size(rest)}", "warn")])
     for hold in report.holds:
         lines += wrap(f"△ hold {hold.name}: {hold.reason}", _WIDTH, "warn", indent="  ")
     return lines

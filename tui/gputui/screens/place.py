@@ -12,6 +12,7 @@ from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Input
 
+from gputui import wording as say
 from gputui.app import GpuTui
 from gputui.fleet import Fleet, why_no_destroy, why_no_undo
 from gputui.guard import run_guarded
@@ -30,6 +31,7 @@ class Place(Screen[None]):
         Binding("l", "launch", "Launch", id="launch", tooltip="Start a run from a spec"),
         Binding("d", "destroy", "Destroy", id="destroy", tooltip="Collect, verify, then destroy"),
         Binding("u", "undo", "Undo destroy", show=False, id="undo"),
+        Binding("P", "pin", "Pin", show=False, id="pin", tooltip="Hold the machine, or let it go again"),
         Binding("w", "why", "Why", id="why", tooltip="Why does this machine exist?"),
         Binding("slash", "filter", "Filter", id="filter"),
         Binding("escape", "back", "Back", show=False, id="back"),
@@ -90,8 +92,10 @@ class Place(Screen[None]):
             return why_no_destroy(run)
         if action == "undo":
             return why_no_undo(run)
-        if action in {"why", "open"} and run is None:
+        if action in {"why", "open", "pin"} and run is None:
             return "there is no run here"
+        if action == "pin" and run is not None and run.state in say.ENDED:
+            return f"{run.name} has no machine any more"
         return None
 
     def refuse(self, action: str) -> bool:
@@ -151,6 +155,27 @@ class Place(Screen[None]):
             self.notify(f"The machine of {run.name} stays.", title="Taken back")
 
         run_guarded(self, undo(), what="Undo destroy", group="undo")
+
+    def action_pin(self) -> None:
+        """Hold the run's machine against every destroy, or let it go again."""
+        run = self.current_run()
+        if self.refuse("pin") or run is None:
+            return
+        pinned = any(hold.name == "pin" for hold in run.holds)
+
+        async def pin() -> None:
+            if pinned:
+                order = wire.HoldRelease(run=run.id, by="a person (app)")
+                await self.tui.link.call("hold.release", order, wire.CustodyReport)
+                self.notify(f"{run.name} may end like any other run.", title="Unpinned")
+            else:
+                order_ = wire.HoldPlace(run=run.id, by="a person (app)")
+                await self.tui.link.call("hold", order_, wire.Empty)
+                self.notify(
+                    f"The machine of {run.name} stays, and costs, until P is pressed again.", title="Pinned"
+                )
+
+        run_guarded(self, pin(), what="Pin", group="pin")
 
     def action_why(self) -> None:
         """Why the run's machine exists."""

@@ -115,6 +115,18 @@ def model(history: History) -> TableModel[wire.RunRow]:
     )
 
 
+_ALARMS = 3
+"""Alarms that are shown in full; the rest is counted."""
+
+
+def needs(troubles: Sequence[str], alarms: Sequence[str]) -> list[Line]:
+    """What needs a person: accounts that do not answer, then what the daemon calls an alarm."""
+    lines: list[Line] = [[("▲ ", "bad"), (text, "")] for text in (*troubles, *alarms[:_ALARMS])]
+    if len(alarms) > _ALARMS:
+        lines.append([("▲ ", "bad"), (f"and {len(alarms) - _ALARMS} more: gputui status", "dim")])
+    return lines
+
+
 class Peek(Lines):
     """The run under the cursor, in a few lines."""
 
@@ -156,10 +168,10 @@ class RunsScreen(Place):
         """Load the newest snapshot."""
         if fleet.runs is None:
             return
-        troubles = [account for account in fleet.runs.accounts if account.problem]
+        troubles = [f"{one.provider}: {one.problem}" for one in fleet.runs.accounts if one.problem]
         accounts = self.query_one("#accounts", Lines)
-        accounts.display = bool(troubles)
-        accounts.set_lines([[("▲ ", "bad"), (f"{one.provider}: {one.problem}", "")] for one in troubles])
+        accounts.set_lines(needs(troubles, fleet.runs.alarms))
+        accounts.display = bool(troubles or fleet.runs.alarms)
         self.table.empty = list(EMPTY)
         self.table.load(fleet.runs.runs)
         self.cursor_moved()

@@ -35,8 +35,9 @@ def top_line(
     items: list[tuple[int, list[Piece]]] = []
     if fleet.runs is not None:
         sums = totals(fleet.runs)
-        if sums.alarms:
-            items.append((1, [(f"▲ {say.plural(sums.alarms, 'alarm')}", "bad")]))
+        alarms = max(sums.alarms, len(fleet.runs.alarms))
+        if alarms:
+            items.append((1, [(f"▲ {say.plural(alarms, 'alarm')}", "bad")]))
         elif sums.warnings:
             items.append((1, [(f"△ {say.plural(sums.warnings, 'warning')}", "warn")]))
         items.append((2, [("burn ", "dim"), (say.rate(sums.burn), "bold")]))
