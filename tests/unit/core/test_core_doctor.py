@@ -250,7 +250,7 @@ def test_a_check_that_breaks_does_not_end_the_others(home: Paths, monkeypatch: p
     def broken(_: Patient) -> Iterator[Check]:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(doctor, "_CHECKS", (("one", broken), ("state", doctor._state)))
+    monkeypatch.setattr(doctor, "_CHECKS", (("one", broken), ("state", doctor.own.state)))
     first, second = examine(Patient(home))
     assert (first.level, "oops" in first.found, second.level) == (Level.FAIL, True, Level.OK)
 
