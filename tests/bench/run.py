@@ -137,7 +137,7 @@ def custody(home: Path, size: int) -> Row:
         inventory = await sentinel.inventory(["big.bin"], "1")
         wanted = [Wanted(f.path, f.identity, home / f"out{number}" / f.path) for f in inventory.files]
         async for outcome in fetch(
-            box, sentinel.argv("send"), root=sentinel.work, wanted=wanted, partial=home / f"out{number}" / ".partial",
+            box, sentinel.argv, root=sentinel.work, wanted=wanted, partial=home / f"out{number}" / ".partial",
             boot_id=inventory.boot_id, progress=Progress(),
         ):  # fmt: skip
             assert isinstance(outcome, Fetched), outcome

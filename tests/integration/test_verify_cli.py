@@ -43,10 +43,10 @@ def vault(tmp_path: Path) -> Vault:
         digest = hashlib.sha256(data).hexdigest()
         copies.append(Copy(path, len(data), digest, (len(data), target.stat().st_mtime_ns, 0, 0), "b", 1.8e9))
     listing = Inventory("7", "b", 1.8e9, ())
-    content = receipt.document(
-        run="r1-abcd", name="r1", label="l", inventory=listing, copies=copies, waived=(), reason="", at=1.8e9
+    head = receipt.heading(
+        run="r1-abcd", name="r1", label="l", inventory=listing, waived=(), reason="", at=1.8e9
     )
-    receipt.write(vault, "r1-abcd", content)
+    receipt.write(vault, "r1-abcd", head, copies)
     return vault
 
 

@@ -112,20 +112,27 @@ def report(machine: Machine, order: dict[str, Any], now: float, *, files: bool) 
 
 
 def send(box: Box, root: str, task: dict[str, Any]) -> Iterator[bytes]:
-    """`send`, one file: header, frames, trailer, in pieces, so that the world can change in between."""
+    """`send`, one part: header, frames, trailer, in pieces, so that the world can change in between."""
     number, file = task["i"], tree(box, root).get(task["path"])
     if file is None:
         yield line({"i": number, "error": "No such file or directory", "gone": True})
         return
     content, identity = file.content, file.identity
-    offset = task["offset"] if task.get("id") == identity and task["offset"] <= len(content) else 0
-    yield line({"i": number, "id": identity, "offset": offset})
-    for at in range(offset, len(content), _CHUNK):
-        part = content[at : at + _CHUNK]
+    start, end = (min(task[key], len(content)) for key in ("from", "to"))
+    yield line({"i": number, "id": identity, "from": start, "to": end})
+    for at in range(start, end, _CHUNK):
+        part = content[at : min(at + _CHUNK, end)]
         yield _FRAME.pack(len(part)) + part
     after = tree(box, root).get(task["path"])
-    now = file.identity if after is None else after.identity
-    yield _FRAME.pack(0) + line({"i": number, "id": now, "sha256": hashlib.sha256(content).hexdigest()})
+    yield _FRAME.pack(0) + line({"i": number, "id": file.identity if after is None else after.identity})
+
+
+def hash_of(box: Box, root: str, task: dict[str, Any]) -> bytes:
+    """`hash`, one file."""
+    file = tree(box, root).get(task["path"])
+    if file is None:
+        return line({"i": task["i"], "error": "No such file or directory", "gone": True})
+    return line({"i": task["i"], "id": file.identity, "sha256": hashlib.sha256(file.content).hexdigest()})
 
 
 def stage_of(folder: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ from simulation.vast import machine_of, run_of
 
 from gpuproviders.model import Endpoint
 from gpuwatch.box import fetch as product
-from gpuwatch.box.errors import BoxAuth, BoxUnreachable
+from gpuwatch.box.errors import BoxAuth, BoxFault, BoxUnreachable
 from gpuwatch.box.fetch import Fetched, NotFetched, Progress, Wanted
+from gpuwatch.box.frames import FrameError, Missing, parse_hash
+from gpuwatch.box.landing import Landing, Large, Part
 from gpuwatch.box.sentinel import Facts, Sentinel, install
 from gpuwatch.box.ssh import Output
+from gpuwatch.vault.layout import VaultUnusable
 from gpuwatch.vault.sink import PartName
 
 _ASK = (
@@ -249,18 +252,51 @@ class SimulatedSentinel(Sentinel):
         root: str | None = None,
     ) -> AsyncGenerator[Fetched | NotFetched, None]:
         connection: Any = self.box
+        where = root or self.work
         for want in wanted:
-            offset = PartName.of(partial, want.path).resumable(want.identity, boot_id)
-            task = {"i": 0, "path": want.path, "offset": offset, "id": list(want.identity)}
-            received, complete = await _receive(connection, root or self.work, task)
-            outcomes = await asyncio.to_thread(_write, want, partial, boot_id, progress, received)
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                if outcome is not None:
-                    yield outcome
-            if not complete:
-                await connection.break_off(0)
+            file = Large(0, want, PartName.of(partial, want.path))
+            try:
+                have = await _in_vault(lambda file=file: product.begin_large(file, boot_id))
+                for start, end in product.gaps(have, want.identity[0], 1 << 40) or [(0, 0)]:
+                    received, complete = await _receive(
+                        connection, where, {"i": 0, "path": want.path, "from": start, "to": end}
+                    )
+                    part = Part(file, start, end)
+                    for problem in await asyncio.to_thread(_land, want, part, progress, received):
+                        raise problem
+                    if not complete:
+                        await connection.break_off(0)
+                await _hash(connection, where, file)
+                yield await _in_vault(lambda file=file: product.prove_large(file, partial.parent))
+            finally:
+                if file.sink is not None:
+                    await asyncio.shield(asyncio.to_thread(file.sink.close))
+
+
+async def _in_vault(work: Callable[[], Any]) -> Any:
+    try:
+        return await asyncio.to_thread(work)
+    except OSError as error:
+        raise VaultUnusable(error.errno, f"cannot write to the vault: {error.strerror}") from error
+
+
+async def _hash(connection: Connection, root: str, file: Large) -> None:
+    """Ask the box for the hash of the whole file."""
+    kind = await connection.exchange("hash", _STREAM, 0.05)
+    answer = sentinel.hash_of(connection.machine.box, root, {"i": 0, "path": file.want.path})
+    await connection.faults.done(kind)
+    if kind in (Kind.PARTIAL, Kind.DUPLICATE):
+        await connection.break_off(0)
+    if kind is Kind.WRONG:
+        answer = connection.cloud.draw.choice(NONSENSE[3:])
+    try:
+        told = parse_hash(answer.rstrip(b"\n"), 1)
+    except FrameError as error:
+        raise BoxFault(f"the box sent nonsense: {error}") from error
+    if isinstance(told, Missing):
+        file.failure = file.failure or NotFetched(file.want, told.error, gone=told.gone)
+    elif not isinstance(told, int):
+        file.hashed = told[1:]
 
 
 async def _receive(connection: Connection, root: str, task: dict[str, Any]) -> tuple[bytes, bool]:
@@ -293,22 +329,36 @@ class _Arrived:
     """The pipe between loop and thread, with everything in it already."""
 
     def __init__(self, data: bytes) -> None:
-        self._parts: list[object] = [[data], product._END] if data else [product._END]
+        self._parts: list[list[bytes] | None] = [[data], None] if data else [None]
         self.queue = self
 
-    def get(self) -> object:
+    def get(self) -> list[bytes] | None:
         return self._parts.pop(0)
 
     def taken(self, size: int) -> None:
         """Nobody waits for room."""
 
 
-def _write(want: Wanted, partial: Path, boot_id: str, progress: Progress, received: bytes) -> list[Any]:
-    """The product's worker thread, called: bytes → proved files. Its outcomes in order."""
-    outcomes: list[Any] = []
+def _land(want: Wanted, part: Part, progress: Progress, received: bytes) -> list[Exception]:
+    """The product's worker thread, called: bytes → the partial file. What went wrong."""
+    events: list[Any] = []
     pipe: Any = _Arrived(received)
-    product._work(pipe, [want], [PartName.of(partial, want.path)], boot_id, progress, outcomes.append)
-    return outcomes
+    pipe.loop = _Now()
+    landing = Landing(pipe, [want], _no_batch, progress, lambda _index, _outcome: None, events.append)
+    landing.ask(part)
+    landing._work()
+    return [event for event in events if isinstance(event, Exception)]
+
+
+class _Now:
+    """The event loop as a worker thread sees it, without waiting."""
+
+    def call_soon_threadsafe(self, call: Callable[..., object], *args: object) -> None:
+        call(*args)
+
+
+def _no_batch() -> Any:
+    raise AssertionError("small files come one by one here")
 
 
 class SimulatedBoxes:

@@ -18,9 +18,20 @@ from typing import IO, Any
 import pytest
 
 from gpuwatch import sentinel
-from gpuwatch.box.frames import Content, FrameParser, Header, Missing, Trailer
+from gpuwatch.box.frames import (
+    AskedPack,
+    AskedPart,
+    Content,
+    FrameParser,
+    Header,
+    Hole,
+    Missing,
+    Small,
+    Trailer,
+    parse_hash,
+)
 from gpuwatch.box.sentinel import inventory_order, parse_facts, parse_inventory, parse_report
-from gpuwatch.custody.facts import BoxFile
+from gpuwatch.custody.facts import BoxFile, Inventory
 
 
 class Box:
@@ -83,21 +94,49 @@ class Box:
             process.stdin.flush()
             return process.stdout.read()
 
-    def list(self, *globs: str, **extra: Any) -> tuple[tuple[BoxFile, ...], tuple[str, ...]]:
+    def inventory(self, *globs: str, **extra: Any) -> Inventory:
         order = inventory_order(str(self.work), globs) | extra
         code, out, err = self.run("list", json.dumps(order).encode() + b"\n")
         assert code == 0, err.decode()
-        found = parse_inventory(out, "77")
+        return parse_inventory(out, "77")
+
+    def list(self, *globs: str, **extra: Any) -> tuple[tuple[BoxFile, ...], tuple[str, ...]]:
+        found = self.inventory(*globs, **extra)
         return found.files, found.problems
 
     def request(self, *tasks: dict[str, Any]) -> bytes:
         return b"".join(json.dumps(t).encode() + b"\n" for t in ({"root": str(self.work)}, *tasks))
 
-    def send(self, *tasks: dict[str, Any]) -> list[Any]:
-        numbered = [{"i": i} | t for i, t in enumerate(tasks)]
-        code, out, err = self.run("send", self.request(*numbered))
+    def part(self, path: str, start: int = 0, end: int = 1 << 40) -> list[Any]:
+        """One part of a file as the sentinel sends it."""
+        (task,) = ({"i": 0, "path": path, "from": start, "to": end},)
+        code, out, err = self.run("send", self.request(task))
         assert code == 0, err.decode()
-        return items(FrameParser(len(tasks)), out)
+        parser = FrameParser()
+        parser.ask(AskedPart(0, start, end))
+        found = items(parser, out)
+        assert parser.complete
+        return found
+
+    def pack(self, *paths: str) -> list[Small | Missing]:
+        """Small files as the sentinel sends them."""
+        code, out, err = self.run("send", self.request({"pack": list(enumerate(paths))}))
+        assert code == 0, err.decode()
+        parser = FrameParser()
+        parser.ask(AskedPack(tuple(range(len(paths)))))
+        found = items(parser, out)
+        assert parser.complete
+        return found
+
+    def hash(self, *paths: str) -> list[Any]:
+        """What the sentinel says about whole files, in the order of asking."""
+        code, out, err = self.run("hash", self.request(*({"i": i, "path": p} for i, p in enumerate(paths))))
+        assert code == 0, err.decode()
+        answers = [parse_hash(line, len(paths)) for line in out.splitlines()]
+        return sorted(
+            (a for a in answers if not isinstance(a, int)),
+            key=lambda a: a.index if isinstance(a, Missing) else a[0],
+        )
 
 
 def items(parser: FrameParser, stream: bytes) -> list[Any]:
@@ -405,8 +444,8 @@ def test_odd_names_come_home_as_they_are(box: Box) -> None:
     files, problems = box.list("*")
     assert sorted(os.fsencode(f.path) for f in files) == sorted(ODD_NAMES)
     assert problems == ()
-    found = box.send(*({"path": f.path} for f in files))
-    assert sorted(i for i in found if isinstance(i, bytes)) == sorted(ODD_NAMES)
+    found = box.pack(*(f.path for f in files))
+    assert sorted(bytes(i.data) for i in found if isinstance(i, Small)) == sorted(ODD_NAMES)
 
 
 def test_only_what_is_promised_is_listed(box: Box) -> None:
@@ -460,12 +499,16 @@ def test_links_are_told_and_never_followed(box: Box) -> None:
     (box.work / "out" / "inside").symlink_to("real")
     (box.work / "out" / "outside").symlink_to("/etc")
     (box.work / "out" / "loop").symlink_to("loop")
-    files, problems = box.list("out")
-    assert [f.path for f in files] == ["out/real"]
-    assert len(problems) == 2
-    assert any("out/outside" in p and "etc" in p for p in problems)
-    (missing,) = box.send({"path": "out/outside"})
-    assert isinstance(missing, Missing)
+    found = box.inventory("out")
+    assert [f.path for f in found.files] == ["out/real"]
+    assert {x.path: x.stray for x in found.links} == {
+        "out/inside": False,
+        "out/outside": True,
+        "out/loop": True,
+    }
+    assert next(x.target for x in found.links if x.path == "out/outside").endswith("/etc")
+    for told in (box.part("out/outside"), box.pack("out/outside"), box.hash("out/outside")):
+        assert isinstance(told[0], Missing)
 
 
 def test_a_tree_deeper_than_pythons_stack_is_listed(box: Box) -> None:
@@ -500,53 +543,54 @@ def test_content_and_hash_are_right_for_sizes_around_every_limit(box: Box) -> No
     contents = [os.urandom(size) for size in sizes]
     for n, content in enumerate(contents):
         (box.work / str(n)).write_bytes(content)
-    found = box.send(*({"path": str(n)} for n in range(len(sizes))))
-    trailers = [i for i in found if isinstance(i, Trailer)]
-    assert [t.sha256 for t in trailers] == [hashlib.sha256(c).hexdigest() for c in contents]
-    assert all(t.error is None for t in trailers)
-    assert [i for i in found if isinstance(i, bytes)] == [c for c in contents if c]
+    told = box.hash(*map(str, range(len(sizes))))
+    assert [sha256 for _, _, sha256 in told] == [hashlib.sha256(c).hexdigest() for c in contents]
+    for n, content in enumerate(contents):
+        head, *body, trailer = box.part(str(n))
+        assert b"".join(body) == content
+        assert head.identity == trailer.identity == told[n][1]
+    packed = box.pack(*map(str, range(len(sizes))))
+    for content, item in zip(contents, packed, strict=True):
+        if isinstance(item, Missing):
+            assert len(content) > mib, "what is too large for a pack says so"
+            continue
+        assert (bytes(item.data), item.sha256) == (content, hashlib.sha256(content).hexdigest())
 
 
-def test_a_sparse_file_is_sent_as_what_it_reads_like(box: Box) -> None:
-    size = 48 << 20
+def test_holes_are_told_and_not_sent(box: Box) -> None:
+    size = 1 << 33
     with (box.work / "sparse").open("wb") as file:
         file.truncate(size)
         file.seek(size // 2)
         file.write(b"island")
-    head, content, trailer = box.send({"path": "sparse"})
-    assert len(content) == head.identity[0] == size
-    assert content[size // 2 : size // 2 + 6] == b"island"
-    assert trailer.sha256 == hashlib.sha256(content).hexdigest()
-
-
-def identity(path: Path) -> list[int]:
-    info = path.stat()
-    return [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
+    code, out, err = box.run("send", box.request({"i": 0, "path": "sparse", "from": 0, "to": size}))
+    assert code == 0, err.decode()
+    assert len(out) < 1 << 20, "eight gigabytes of nothing are a few bytes on the wire"
+    parser = FrameParser()
+    parser.ask(AskedPart(0, 0, size))
+    holes, content = 0, b""
+    for item in parser.feed(out):
+        holes += item.size if isinstance(item, Hole) else 0
+        content += bytes(item.data) if isinstance(item, Content) else b""
+    assert holes + len(content) == size
+    assert content.strip(bytes(1)) == b"island"
 
 
 @pytest.mark.parametrize("size", [1000, 3 << 20])
-def test_a_download_is_resumed_where_it_stopped_with_the_hash_of_the_whole(size: int, box: Box) -> None:
+def test_any_part_of_a_file_can_be_asked_for(size: int, box: Box) -> None:
     content = os.urandom(size)
-    file = box.work / "f"
-    file.write_bytes(content)
-    for offset in (1, size // 2, size):
-        got = box.send({"path": "f", "offset": offset, "id": identity(file)})
-        head, trailer = got[0], got[-1]
-        assert head.offset == offset
-        assert b"".join(i for i in got if isinstance(i, bytes)) == content[offset:]
-        assert trailer.sha256 == hashlib.sha256(content).hexdigest()
-
-
-@pytest.mark.parametrize("change", [0, 1, 2, 3])
-def test_another_version_of_the_file_starts_at_its_beginning(change: int, box: Box) -> None:
-    file = box.work / "f"
-    file.write_bytes(b"0123456789")
-    other = identity(file)
-    other[change] += 1
-    head, content, _ = box.send({"path": "f", "offset": 4, "id": other})
-    assert (head.offset, content) == (0, b"0123456789")
-    for offset in (-1, 11, 10**20):
-        assert box.send({"path": "f", "offset": offset, "id": identity(file)})[0].offset == 0
+    (box.work / "f").write_bytes(content)
+    for start, end in (
+        (0, size),
+        (1, size),
+        (size // 2, size // 2 + 7),
+        (size, size),
+        (size, size + 5),
+        (3, 10**15),
+    ):
+        head, *body, _ = box.part("f", start, end)
+        assert (head.start, head.end) == (min(start, size), min(end, size))
+        assert b"".join(body) == content[start:end]
 
 
 def test_what_is_no_file_is_said_and_does_not_stop_the_rest(box: Box) -> None:
@@ -554,23 +598,27 @@ def test_what_is_no_file_is_said_and_does_not_stop_the_rest(box: Box) -> None:
     os.mkfifo(box.work / "fifo")
     (box.work / "link").symlink_to("good")
     (box.work / "good").write_text("x")
-    found = box.send(*({"path": p} for p in ("gone", "dir", "fifo", "link", "good")))
-    assert [type(i).__name__ for i in found] == ["Missing"] * 4 + ["Header", "bytes", "Trailer"]
-    assert [i.gone for i in found[:4]] == [True, False, False, False]
+    paths = ("gone", "good/below", "dir", "fifo", "link", "good")
+    for found in (box.pack(*paths), box.hash(*paths), [box.part(p)[0] for p in paths]):
+        assert [type(i).__name__ for i in found[:5]] == ["Missing"] * 5
+        assert [i.gone for i in found[:5]] == [True, True, False, False, False]
+        assert not isinstance(found[5], Missing)
 
 
 def interrupted_send(box: Box, change: Any) -> tuple[Header, Trailer]:
     """Send a large file; change it once the header is here and the pipe is full."""
-    (box.work / "f").write_bytes(os.urandom(8 << 20))
+    size = 8 << 20
+    (box.work / "f").write_bytes(os.urandom(size))
     with box.popen("send") as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(box.request({"i": 0, "path": "f"}))
+        process.stdin.write(box.request({"i": 0, "path": "f", "from": 0, "to": size}))
         process.stdin.close()
         start = process.stdout.readline()
         change(box.work / "f")
         stream = start + process.stdout.read()
-    parser = FrameParser(1)
+    parser = FrameParser()
+    parser.ask(AskedPart(0, 0, size))
     found = items(parser, stream)
     return found[0], found[-1]
 
@@ -601,8 +649,8 @@ def test_a_file_that_changes_while_it_is_sent_has_another_identity_at_the_end(ch
 def test_thousands_of_small_files_go_through_one_pipe(box: Box) -> None:
     for n in range(2000):
         (box.work / str(n)).write_bytes(b"%d" % n)
-    found = box.send(*({"path": str(n)} for n in range(2000)))
-    assert [i for i in found if isinstance(i, bytes)] == [b"%d" % n for n in range(2000)]
+    found = box.pack(*map(str, range(2000)))
+    assert [bytes(i.data) for i in found if isinstance(i, Small)] == [b"%d" % n for n in range(2000)]
 
 
 # --- receiving -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,22 +112,34 @@ def test_a_folder_with_files_is_not_taken_for_a_new_vault(tmp_path: Path) -> Non
 
 @pytest.fixture
 def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink, "WINDOW", 64)
-    monkeypatch.setattr(sink, "_READ", 7)
+    monkeypatch.setattr(sink, "WINDOW", 4096)
+
+
+def put(out: Sink, content: bytes, at: int = 0, step: int = 50) -> None:
+    for start in range(at, len(content), step):
+        out.write(start, [memoryview(content[start : start + step])])
 
 
 @pytest.mark.usefixtures("small_window")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-@given(st.lists(st.binary(max_size=150), max_size=12))
-def test_the_hash_is_of_the_content_however_it_arrives(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
+@given(
+    st.lists(st.one_of(st.binary(max_size=150), st.integers(4000, 9000).map(bytes)), max_size=12),
+    st.randoms(),
+)
+def test_the_hash_is_of_the_content_in_whatever_order_it_arrives(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], order: Any
 ) -> None:
     folder = tmp_path_factory.mktemp("s")
     (folder / MARKER).touch()
-    out = Sink(folder / "p", 0)
-    for piece in pieces:
-        out.write(memoryview(piece))
     content = b"".join(pieces)
+    out = Sink(folder / "p", len(content))
+    starts = [sum(map(len, pieces[:n])) for n in range(len(pieces))]
+    order.shuffle(todo := list(zip(starts, pieces, strict=True)))
+    for at, piece in todo:
+        if piece and not any(piece):
+            out.skip(at, len(piece))
+        else:
+            out.write(at, [memoryview(piece)])
     assert out.finish() == hashlib.sha256(content).hexdigest()
     out.publish(folder / "deep" / "er" / "f", 1_700_000_000_123_456_789)
     out.close()
@@ -136,11 +149,69 @@ def test_the_hash_is_of_the_content_however_it_arrives(
 
 
 @pytest.mark.usefixtures("small_window")
-def test_a_resumed_download_keeps_its_prefix_and_hashes_all_of_it(tmp_path: Path) -> None:
-    (tmp_path / "p").write_bytes(b"0123456789" * 30 + b"surplus")
-    out = Sink(tmp_path / "p", 300)
-    out.write(b"end")
-    assert out.finish() == hashlib.sha256(b"0123456789" * 30 + b"end").hexdigest()
+def test_several_threads_may_write_one_file(tmp_path: Path) -> None:
+    content = os.urandom(64 * 4096)
+    out = Sink(tmp_path / "p", len(content))
+
+    def lane(number: int) -> None:
+        for at in range(number * 4096, len(content), 4 * 4096):
+            out.write(at, [memoryview(content[at : at + 4096])])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lane, range(4)))
+    assert out.finish() == hashlib.sha256(content).hexdigest()
+    out.close()
+
+
+def test_a_hole_needs_no_room_on_the_disk(tmp_path: Path) -> None:
+    size = 1 << 30
+    out = Sink(tmp_path / "p", size)
+    out.skip(0, size - 4)
+    out.write(size - 4, [memoryview(b"tail")])
+    digest = hashlib.sha256(bytes(1 << 20))
+    for _ in range(1022):
+        digest.update(bytes(1 << 20))
+    digest.update(bytes((1 << 20) - 4) + b"tail")
+    assert out.finish() == digest.hexdigest()
+    out.close()
+    assert (tmp_path / "p").stat().st_blocks * 512 < 1 << 20
+
+
+@pytest.mark.usefixtures("small_window")
+@given(st.sets(st.integers(0, 999), max_size=8), st.sets(st.integers(0, 999), max_size=8))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+def test_a_resumed_download_asks_only_for_what_is_not_here(
+    tmp_path_factory: pytest.TempPathFactory, first: set[int], second: set[int]
+) -> None:
+    """Cut off twice, with any pieces here; the hash is of everything all the same."""
+    folder, piece = tmp_path_factory.mktemp("s"), 37
+    content = os.urandom(1000 * piece)
+    told: list[tuple[tuple[int, int], ...]] = [()]
+    done: set[int] = set()
+    for todo in (first, second, set(range(1000))):
+        out = Sink(folder / "p", len(content), told[-1], told.append)
+        for number in sorted(todo - done, reverse=True):
+            out.write(number * piece, [memoryview(content)[number * piece : (number + 1) * piece]])
+        done |= todo
+        if len(done) == 1000:
+            assert out.finish() == hashlib.sha256(content).hexdigest()
+        out.close()
+        here = told[-1]
+        assert sum(end - start for start, end in here) == len(done) * piece
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(here))
+
+
+def test_bytes_are_written_once_and_inside_the_file(tmp_path: Path) -> None:
+    """What has been read back and hashed must not change behind the hash."""
+    out = Sink(tmp_path / "p", 100, ((0, 10),))
+    out.write(50, [memoryview(bytes(10))])
+    for at, size in ((0, 5), (5, 10), (45, 10), (50, 1), (55, 10), (95, 6)):
+        with pytest.raises(RuntimeError, match="there already or beyond"):
+            out.write(at, [memoryview(bytes(size))])
+        with pytest.raises(RuntimeError, match="there already or beyond"):
+            out.skip(at, size)
+    with pytest.raises(RuntimeError, match="not complete"):
+        out.finish()
     out.close()
 
 
@@ -158,27 +229,28 @@ def test_a_disk_that_takes_only_part_of_a_write_gets_the_rest(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "pwritev", short)
         patch.setattr(sink, "_IOV", 3)
-        out = Sink(folder / "p", 0)
-        out.write_all([memoryview(p) for p in pieces])
+        out = Sink(folder / "p", sum(map(len, pieces)))
+        out.write(0, [memoryview(p) for p in pieces])
         assert out.finish() == hashlib.sha256(b"".join(pieces)).hexdigest()
         out.close()
     assert (folder / "p").read_bytes() == b"".join(pieces)
 
 
 def test_what_the_disk_changed_behind_our_back_is_in_the_hash(tmp_path: Path) -> None:
-    out = Sink(tmp_path / "p", 0)
-    out.write(b"good")
+    out = Sink(tmp_path / "p", 4)
+    put(out, b"good")
     with (tmp_path / "p").open("r+b") as file:
         file.write(b"BAD!")
     assert out.finish() == hashlib.sha256(b"BAD!").hexdigest(), "the hash is of what is on the disk"
     out.close()
 
 
-def test_a_file_cut_short_behind_our_back_is_an_error(tmp_path: Path) -> None:
-    out = Sink(tmp_path / "p", 0)
-    out.write(b"good")
-    os.truncate(tmp_path / "p", 2)
-    with pytest.raises(OSError, match="shorter"):
+@pytest.mark.parametrize("length", [2, 5000])
+def test_another_length_behind_our_back_is_an_error(length: int, tmp_path: Path) -> None:
+    out = Sink(tmp_path / "p", 4)
+    put(out, b"good")
+    os.truncate(tmp_path / "p", length)
+    with pytest.raises(OSError, match=r"shorter|another length"):
         out.finish()
     with pytest.raises(RuntimeError):
         out.publish(tmp_path / "final", 0)
@@ -186,12 +258,8 @@ def test_a_file_cut_short_behind_our_back_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_is_not_proved_gets_no_final_name(tmp_path: Path) -> None:
-    out = Sink(tmp_path / "p", 0)
-    out.write(b"a")
-    with pytest.raises(RuntimeError, match="not proved"):
-        out.publish(tmp_path / "final", 0)
-    out.finish()
-    out.write(b"b")
+    out = Sink(tmp_path / "p", 2)
+    put(out, b"ab")
     with pytest.raises(RuntimeError, match="not proved"):
         out.publish(tmp_path / "final", 0)
     out.close()
@@ -207,9 +275,9 @@ def test_a_disk_that_fails_at_any_call_never_leaves_a_wrong_final_file(
     call: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The k-th call fails, for every k until the download gets through."""
-    monkeypatch.setattr(sink, "WINDOW", 64)
+    monkeypatch.setattr(sink, "WINDOW", 4096)
     (tmp_path / MARKER).touch()
-    content = bytes(range(256)) * 2
+    content = bytes(range(256)) * 40
     real = getattr(os, call)
     for k in itertools.count():
         target = tmp_path / f"{k}" / "final"
@@ -224,9 +292,8 @@ def test_a_disk_that_fails_at_any_call_never_leaves_a_wrong_final_file(
         with monkeypatch.context() as patch:
             patch.setattr(os, call, flaky)
             try:
-                out = Sink(tmp_path / f"part{k}", 0)
-                for at in range(0, len(content), 50):
-                    out.write(content[at : at + 50])
+                out = Sink(tmp_path / f"part{k}", len(content))
+                put(out, content, step=1000)
                 digest = out.finish()
                 assert digest == hashlib.sha256(content).hexdigest()
                 out.publish(target, 0)
@@ -321,8 +388,8 @@ def test_a_final_name_is_made_durable_in_the_right_order(
 
     (tmp_path / MARKER).touch()
     make_folder(tmp_path / "run")
-    out = Sink(tmp_path / "run" / "part", 0)
-    out.write(b"x")
+    out = Sink(tmp_path / "run" / "part", 1)
+    put(out, b"x")
     for name in ("fdatasync", "fsync", "replace"):
         watch(name)
     out.finish()
@@ -337,12 +404,12 @@ def test_a_disk_that_failed_behind_the_writes_stops_them(
     def broken(_fd: int) -> None:
         raise OSError(errno.EIO, "broken")
 
-    monkeypatch.setattr(sink, "WINDOW", 64)
+    monkeypatch.setattr(sink, "WINDOW", 4096)
     monkeypatch.setattr(os, "fdatasync", broken)
-    out = Sink(tmp_path / "p", 0)
+    out = Sink(tmp_path / "p", 1 << 30)
     with pytest.raises(OSError, match="broken"):
-        for _ in range(100_000):
-            out.write(bytes(64))
+        for at in range(0, 1 << 30, 4096):
+            out.write(at, [memoryview(bytes(4096))])
     out.close()
 
 
@@ -350,7 +417,7 @@ def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "p").symlink_to(tmp_path / "victim")
     with pytest.raises(OSError, match="symbolic"):
-        Sink(tmp_path / "p", 0)
+        Sink(tmp_path / "p", 1)
     assert (tmp_path / "victim").read_text() == "precious"
 
 
@@ -360,17 +427,40 @@ def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
 def test_only_the_same_version_on_the_same_boot_is_resumed(tmp_path: Path) -> None:
     part = PartName.of(tmp_path, "out/\udcff\n../..")
     assert part.content.parent == tmp_path
-    assert part.resumable((9, 1, 2, 3), BOOT) == 0
+    assert part.resumable((9, 1, 2, 3), BOOT) == ()
     part.remember((9, 1, 2, 3), BOOT)
-    part.content.write_bytes(b"12345")
-    assert part.resumable((9, 1, 2, 3), BOOT) == 5
+    part.content.write_bytes(b"123456789")
+    assert part.resumable((9, 1, 2, 3), BOOT) == (), "what was never told to be here is not trusted"
+    part.remember((9, 1, 2, 3), BOOT, ((0, 2), (4, 5)))
+    assert part.resumable((9, 1, 2, 3), BOOT) == ((0, 2), (4, 5))
     for other in ((8, 1, 2, 3), (9, 0, 2, 3), (9, 1, 0, 3), (9, 1, 2, 0)):
-        assert part.resumable(other, BOOT) == 0
-    assert part.resumable((9, 1, 2, 3), "c" * 32) == 0
-    part.content.write_bytes(b"1234567890")
-    assert part.resumable((9, 1, 2, 3), BOOT) == 0, "more than the file has"
-    part.note.write_text("{")
-    assert part.resumable((9, 1, 2, 3), BOOT) == 0
+        assert part.resumable(other, BOOT) == ()
+    assert part.resumable((9, 1, 2, 3), "c" * 32) == ()
+    part.content.write_bytes(b"1234")
+    assert part.resumable((9, 1, 2, 3), BOOT) == (), "less than was here"
+    part.content.write_bytes(b"123456789" * 2)
+    part.remember((9, 1, 2, 3), BOOT, ((0, 10),))
+    assert part.resumable((9, 1, 2, 3), BOOT) == (), "more than the file has"
+    good = json.loads(part.note.read_text())
+    for have in (
+        [[-1, 3]],
+        [[3, 3]],
+        [[3, 2]],
+        [[0, 2], [2, 4]],
+        [[4, 5], [0, 1]],
+        [[0, True]],
+        [[0]],
+        [0],
+        "x",
+        5,
+        None,
+        [[0, "1"]],
+    ):
+        part.note.write_text(json.dumps(good | {"have": have}))
+        assert part.resumable((9, 1, 2, 3), BOOT) == ()
+    for nonsense in ("{", "[]", "{}"):
+        part.note.write_text(nonsense)
+        assert part.resumable((9, 1, 2, 3), BOOT) == ()
     part.discard()
     part.discard()
     assert list(tmp_path.iterdir()) == []
@@ -399,17 +489,16 @@ def write_receipt(vault: Vault, contents: dict[str, bytes]) -> receipt.Receipt:
             Copy(path, len(data), hashlib.sha256(data).hexdigest(), (len(data), 1, 2, 3), BOOT, NOW)
         )
     inventory = Inventory(INSTANCE, BOOT, NOW, ())
-    content = receipt.document(
+    head = receipt.heading(
         run="r1",
         name="n",
         label="l",
         inventory=inventory,
-        copies=copies,
         waived=["out/\udcff"],
         reason="",
         at=NOW,
     )
-    return receipt.write(vault, "r1", content)
+    return receipt.write(vault, "r1", head, copies)
 
 
 @pytest.fixture
@@ -471,10 +560,10 @@ def test_a_receipt_that_cannot_be_written_leaves_no_name(
 def test_one_part_has_one_writer(tmp_path: Path) -> None:
     (tmp_path / MARKER).touch()
     part = tmp_path / "x.part"
-    first = Sink(part, 0)
-    first.write(b"proved")
+    first = Sink(part, 6)
+    put(first, b"proved")
     with pytest.raises(BlockingIOError):
-        Sink(part, 0)
+        Sink(part, 6)
     first.finish()
     first.publish(tmp_path / "x", 1)
     first.close()

@@ -1,24 +1,33 @@
 """The sentinel's `send` stream, parsed as the hostile input it is.
 
-    header   {"i", "id": [size, mtime, ctime, inode], "offset"}  or  {"i", "error", "gone"}
-    content  frames of a 4-byte big-endian length and that many bytes; length 0 ends
-    trailer  {"i", "id", "sha256"[, "error"]}
+    a part of a file   {"i", "id": [size, mtime, ctime, inode], "from", "to"}
+                       frames: 4 bytes big-endian and that many bytes; top bit set: a hole; 0 ends
+                       {"i", "id"[, "error"]}
+    small files        {"pack": [[i, size, mtime, ctime, inode, sha256] | [i, "error", gone], …]}
+                       their contents one after the other
+    what is not there  {"i", "error", "gone"}
 
-A pure push parser: bytes in, items out; bounded memory; FrameError ends the transfer.
+A pure push parser: questions in, bytes in, items out. Only what was asked is taken, in the
+order of asking; memory is bounded; FrameError ends the transfer.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from gpuwatch.clean import clean
 
-MAX_LINE = 64 * 1024
+MAX_LINE = 128 * 1024
 MAX_FRAME = 4 << 20
+SMALL = 1 << 20
+"""Bytes of the largest file that comes in a pack."""
+MAX_PACK = 2 * SMALL
+_HOLE = 0x80000000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Identity: TypeAlias = tuple[int, int, int, int]
 
@@ -28,28 +37,51 @@ class FrameError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class AskedPart:
+    """File `index` was asked for from byte `start` to `end`."""
+
+    index: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPack:
+    """These small files were asked for."""
+
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
-    """File `index` follows from `offset`; `identity` is (size, mtime, ctime, inode) when it was opened."""
+    """Bytes `start` to `end` of file `index` follow; `identity` is what it was when it was opened."""
 
     index: int
     identity: Identity
-    offset: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A piece of the file announced last."""
+    """A piece of the part announced last."""
 
     data: memoryview
 
 
 @dataclass(frozen=True, slots=True)
+class Hole:
+    """So many zero bytes, which the box's disk does not hold either."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trailer:
-    """The file is all sent; `sha256` is of the whole file as read on the box."""
+    """The part is all sent; `identity` is what the file is now."""
 
     index: int
     identity: Identity
-    sha256: str
     error: str | None
 
 
@@ -62,7 +94,17 @@ class Missing:
     gone: bool
 
 
-Item: TypeAlias = Header | Content | Trailer | Missing
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A small file whole; `sha256` is what the box hashed. `data` is valid as long as it is kept."""
+
+    index: int
+    identity: Identity
+    sha256: str
+    data: memoryview
+
+
+Item: TypeAlias = Header | Content | Hole | Trailer | Missing | Small
 
 
 def parse_identity(value: object) -> Identity:
@@ -76,26 +118,53 @@ def parse_identity(value: object) -> Identity:
     return size, mtime, ctime, inode & ((1 << 63) - 1)
 
 
+def parse_hash(line: bytes, expect: int) -> tuple[int, Identity, str] | Missing | int:
+    """A line of the sentinel's `hash`: (index, identity, SHA-256), a file that is none, or how far one is.
+
+    Raises FrameError. `expect` is how many files were asked for.
+    """
+    value = _object(line)
+    index = value.get("i")
+    if not isinstance(index, int) or not _is_int(index) or not 0 <= index < expect:
+        raise FrameError("an answer to a question that was not asked")
+    if "error" in value:
+        return Missing(index, _message(value["error"]), value.get("gone") is True)
+    if "at" in value:
+        return index
+    return index, parse_identity(value.get("id")), _sha256(value.get("sha256"))
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 class FrameParser:
-    """Feed it bytes in any split; it yields items in order. `expect` is how many files were asked for."""
+    """Tell it what was asked, feed it bytes in any split; it yields items in order.
 
-    def __init__(self, expect: int) -> None:
-        self._expect = expect
+    `ask` may be called by one thread while another feeds.
+    """
+
+    def __init__(self) -> None:
+        self._asked: deque[AskedPart | AskedPack] = deque()
         self._buffer = b""
         self._open: Header | None = None
         self._left = 0
         self._in_content = False
         self._sent = 0
-        self._next = 0
+        self._answered = 0
+        """How many files of the pack asked for have been answered."""
+        self._rows: list[Small | Missing] | None = None
+        self._pack = bytearray()
+        self._filled = 0
+
+    def ask(self, question: AskedPart | AskedPack) -> None:
+        """One more question that the box will answer, after those before it."""
+        self._asked.append(question)
 
     @property
     def complete(self) -> bool:
-        """Whether every file asked for has been answered and nothing is half read."""
-        return self._next == self._expect and self._open is None and not self._buffer
+        """Whether everything that was asked has been answered and nothing is half read."""
+        return not self._asked and self._open is None and not self._buffer and self._rows is None
 
     def feed(self, data: bytes) -> Iterator[Item]:
         """Items that these bytes complete. Content is a view of `data`, not a copy; only half lines are kept."""
@@ -105,7 +174,16 @@ class FrameParser:
         view = memoryview(data)
         try:
             while True:
-                if self._left:
+                if self._rows is not None:
+                    take = min(len(self._pack) - self._filled, size - position)
+                    self._pack[self._filled : self._filled + take] = view[position : position + take]
+                    self._filled += take
+                    position += take
+                    if self._filled < len(self._pack):
+                        break
+                    rows, self._rows = self._rows, None
+                    yield from rows
+                elif self._left:
                     take = min(self._left, size - position)
                     if not take:
                         break
@@ -117,7 +195,9 @@ class FrameParser:
                         break
                     length = int.from_bytes(view[position : position + 4], "big")
                     position += 4
-                    self._frame(length)
+                    hole = self._frame(length)
+                    if hole:
+                        yield Hole(hole)
                 else:
                     end = data.find(b"\n", position)
                     if (end if end >= 0 else size) - position > MAX_LINE:
@@ -126,47 +206,99 @@ class FrameParser:
                         break
                     line = data[position:end]
                     position = end + 1
-                    yield self._line(line)
+                    item = self._line(line)
+                    if item is not None:
+                        yield item
         finally:
             self._buffer = data[position:]
 
-    def _frame(self, length: int) -> None:
+    def _frame(self, word: int) -> int:
+        """Take the length of a frame; the size of the hole when it is one."""
         opened = self._open
-        if opened is None or length > MAX_FRAME:
+        hole, length = bool(word & _HOLE), word & ~_HOLE
+        if opened is None or (length > MAX_FRAME and not hole) or (hole and not length):
             raise FrameError("a frame that is too long")
         if length == 0:
             self._in_content = False
-            return
+            return 0
         self._sent += length
-        if opened.offset + self._sent > opened.identity[0]:
+        if opened.start + self._sent > opened.end:
             raise FrameError("more content than the file has")
+        if hole:
+            return length
         self._left = length
+        return 0
 
-    def _line(self, line: bytes) -> Item:
+    def _line(self, line: bytes) -> Item | None:
         value = _object(line)
+        question = self._asked[0] if self._asked else None
+        if isinstance(question, AskedPack):
+            self._take_pack(value, question)
+            return None
         index = value.get("i")
-        if not _is_int(index) or index != self._next or index >= self._expect:
+        if question is None or not _is_int(index) or index != question.index:
             raise FrameError("an answer to a question that was not asked")
         if self._open is None:
             if "error" in value:
-                self._next += 1
-                return Missing(index, _message(value["error"]), value.get("gone") is True)
-            identity = parse_identity(value.get("id"))
-            offset = value.get("offset")
-            if not isinstance(offset, int) or not _is_int(offset) or not 0 <= offset <= identity[0]:
-                raise FrameError("an offset outside the file")
-            self._open = Header(index, identity, offset)
-            self._in_content, self._sent = True, 0
-            return self._open
-        sha256 = value.get("sha256")
-        if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-            raise FrameError("no SHA-256")
+                self._asked.popleft()
+                return Missing(question.index, _message(value["error"]), value.get("gone") is True)
+            return self._head(value, question)
         error = _message(value["error"]) if "error" in value else None
-        if error is None and self._open.offset + self._sent != self._open.identity[0]:
+        if error is None and self._open.start + self._sent != self._open.end:
             error = "the box sent less than the file has"
         self._open = None
-        self._next += 1
-        return Trailer(index, parse_identity(value.get("id")), sha256, error)
+        self._asked.popleft()
+        return Trailer(question.index, parse_identity(value.get("id")), error)
+
+    def _head(self, value: dict[str, Any], question: AskedPart) -> Header:
+        identity = parse_identity(value.get("id"))
+        # a file that shrank ends before what was asked
+        start, end = min(question.start, identity[0]), min(question.end, identity[0])
+        if (value.get("from"), value.get("to")) != (start, end) or not _is_int(value["from"]):
+            raise FrameError("another part of the file than was asked for")
+        self._open = Header(question.index, identity, start, end)
+        self._in_content, self._sent = True, 0
+        return self._open
+
+    def _take_pack(self, value: dict[str, Any], question: AskedPack) -> None:
+        rows = value.get("pack")
+        expected = question.indices[self._answered :]
+        if not isinstance(rows, list) or not 0 < len(rows) <= len(expected):
+            raise FrameError("an answer to a question that was not asked")
+        parsed = [_pack_row(row, index) for row, index in zip(rows, expected, strict=False)]
+        total = sum(row[1][0] for row in parsed if not isinstance(row, Missing))
+        if total > MAX_PACK:
+            raise FrameError("a pack that is too long")
+        self._pack, self._filled = bytearray(total), 0
+        view, start, items = memoryview(self._pack), 0, list[Small | Missing]()
+        for row in parsed:
+            if isinstance(row, Missing):
+                items.append(row)
+                continue
+            index, identity, sha256 = row
+            items.append(Small(index, identity, sha256, view[start : start + identity[0]]))
+            start += identity[0]
+        self._rows = items
+        self._answered += len(rows)
+        if self._answered == len(question.indices):
+            self._asked.popleft()
+            self._answered = 0
+
+
+def _pack_row(row: object, expected: int) -> tuple[int, Identity, str] | Missing:
+    if not isinstance(row, list) or not row or not _is_int(row[0]) or row[0] != expected:
+        raise FrameError("an answer to a question that was not asked")
+    if len(row) == 3 and isinstance(row[1], str):
+        return Missing(expected, _message(row[1]), row[2] is True)
+    if len(row) != 6:
+        raise FrameError("a row that is none")
+    return expected, parse_identity(row[1:5]), _sha256(row[5])
+
+
+def _sha256(value: object) -> str:
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise FrameError("no SHA-256")
+    return value
 
 
 def _object(line: bytes) -> dict[str, Any]:

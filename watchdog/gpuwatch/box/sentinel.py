@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from gpuwatch import sentinel
 from gpuwatch.box.errors import BoxFault, BoxUnreachable, NoPython
@@ -18,7 +20,7 @@ from gpuwatch.box.fetch import Fetched, NotFetched, Progress, Wanted, fetch
 from gpuwatch.box.frames import FrameError, parse_identity
 from gpuwatch.box.ssh import Box
 from gpuwatch.clean import clean, clean_bytes
-from gpuwatch.custody.facts import BoxFile, Inventory
+from gpuwatch.custody.facts import BoxFile, Inventory, Link
 from gpuwatch.custody.rules import glob_pattern
 from gpuwatch.telemetry.read import read_progress, read_vitals
 from gpuwatch.telemetry.sample import JobProgress, Vitals
@@ -28,6 +30,7 @@ RENEW = 15.0
 """Seconds between two signs of life for the box's lease."""
 MAX_FILES = 1_000_000
 _LIST_LIMIT = 400 << 20
+_MAX_TARGET = 4096
 _YEAR_5000 = 95_617_584_000.0
 
 
@@ -140,7 +143,8 @@ class Sentinel:
         done = await self.box.run(self.argv("list"), stdin=_line(order), seconds=300, limit=_LIST_LIMIT)
         if done.status != 0:
             raise BoxFault(f"listing the files failed: {clean_bytes(done.stderr[-300:])}")
-        return parse_inventory(done.stdout, instance_id)
+        # a million files take seconds to parse: not in the event loop
+        return await asyncio.to_thread(parse_inventory, done.stdout, instance_id)
 
     async def put(self, name: str, data: bytes) -> None:
         """Write one small file below the work folder, replacing it whole."""
@@ -185,7 +189,7 @@ class Sentinel:
     ) -> AsyncGenerator[Fetched | NotFetched, None]:
         """Bring files below the work folder (or `root`) home, proved; see `gpuwatch.box.fetch.fetch`."""
         return fetch(
-            self.box, self.argv("send"), root=root or self.work, wanted=wanted, partial=partial, boot_id=boot_id,
+            self.box, self.argv, root=root or self.work, wanted=wanted, partial=partial, boot_id=boot_id,
             progress=progress,
         )  # fmt: skip
 
@@ -348,31 +352,46 @@ def parse_inventory(data: bytes, instance_id: str) -> Inventory:
         raise BoxFault("the listing is not complete")
     if len(lines) > MAX_FILES or not boot.isalnum() or at is None:
         raise BoxFault("the listing is out of bounds")
-    files, links = _files([_any(line) for line in lines])
+    files, links = _files(_rows(lines))
     return Inventory(
         instance_id=instance_id,
         boot_id=boot[:64],
         taken_at=at,
         files=files,
-        problems=(*(clean(str(p), 200) for p in problems[:100]), *links),
+        problems=tuple(clean(str(p), 200) for p in problems[:100]),
+        links=links,
         sessions=_size(end.get("sessions")),
     )
 
 
-def _files(rows: Sequence[object]) -> tuple[tuple[BoxFile, ...], tuple[str, ...]]:
-    """Rows of a listing as files, and a problem for each link that leads to something not listed."""
+_ROW = tuple[str, int, int, int, int, bool, str | None]
+_LISTING = msgspec.json.Decoder(list[_ROW])
+
+
+def _rows(lines: Sequence[bytes]) -> Sequence[object]:
+    """Lines as values. What is well formed is decoded in one go, five times as fast as line by line."""
+    try:
+        return _LISTING.decode(b"[" + b",".join(lines) + b"]")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return [_any(line) for line in lines]  # names that are no UTF-8 among them, or nonsense
+
+
+def _files(rows: Sequence[object]) -> tuple[tuple[BoxFile, ...], tuple[Link, ...]]:
+    """Rows of a listing as files and links."""
     files: dict[str, BoxFile] = {}
-    links: list[tuple[str, str]] = []
+    links: dict[str, str] = {}
     for row in rows:
-        if not isinstance(row, list) or len(row) != 7 or not isinstance(row[0], str) or not row[0]:
+        if not isinstance(row, list | tuple) or len(row) != 7 or not isinstance(row[0], str) or not row[0]:
             raise BoxFault("the listing has a row that is none")
         path, size, mtime, ctime, inode, writer, link = row
-        if not _is_name(path):
+        if not path.isascii() and not _is_name(path):
             raise BoxFault("the listing has a name that no file can have")
-        if path in files:
+        if path in files or path in links:
             raise BoxFault("the listing names a file twice")
+        if "\0" in path:
+            raise BoxFault("the listing has a name that no file can have")
         if link is not None:
-            links.append((path, str(link)))
+            links[path] = str(link)[:_MAX_TARGET]
             continue
         try:
             identity = parse_identity([size, mtime, ctime, inode])
@@ -380,12 +399,19 @@ def _files(rows: Sequence[object]) -> tuple[tuple[BoxFile, ...], tuple[str, ...]
             raise BoxFault(f"the listing has a row that is none: {error}") from error
         files[path] = BoxFile(path, *identity, writer=writer is True)
     # a link inside the promised tree loses nothing: its target is a file of the listing
-    stray = tuple(
-        f"{clean(path, 120)} is a link to {clean(target, 120)}, which is not promised"
-        for path, target in links
-        if target not in files and not any(f.startswith(target + "/") for f in files)
+    folders = {folder for path in files for folder in _above(path)} if links else frozenset()
+    return tuple(files.values()), tuple(
+        Link(path, target, stray=target not in files and target not in folders)
+        for path, target in links.items()
     )
-    return tuple(files.values()), stray
+
+
+def _above(path: str) -> Iterator[str]:
+    """The folders above a path."""
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)
 
 
 def _is_name(path: str) -> bool:

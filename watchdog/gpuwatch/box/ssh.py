@@ -1,15 +1,17 @@
 """One SSH connection to a box, shared by everything that talks to it.
 
-Measured choices: AES-GCM first (asyncssh alone would take chacha20, 30 % slower), a
-64 MiB window (the 2 MiB default limits a download to 2 MiB per round trip), bytes
-everywhere (one invalid UTF-8 byte on a text channel closes the whole connection),
-keepalives (a dead peer is noticed in a minute), no compression, no agent, no user config.
+Measured choices: AES-GCM first (asyncssh alone would take chacha20, 30 % slower), small
+windows and several channels where it is far (one channel moves a window per round trip;
+with one of 64 MiB OpenSSH's server spends more time growing its buffer than sending), bytes
+everywhere (one invalid UTF-8 byte on a text channel closes the whole connection), keepalives
+(a dead peer is noticed in a minute), no compression, no agent, no user config.
 """
 
 from __future__ import annotations
 
 import asyncio
 import shlex
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,9 +23,14 @@ import asyncssh
 from gpuproviders.model import Endpoint
 from gpuwatch.box.errors import BoxAuth, BoxFault, BoxUnreachable, HostKeyChanged
 from gpuwatch.box.hostkeys import HostKeys
+from gpuwatch.box.pace import Pace
 from gpuwatch.clean import clean, clean_bytes
 
-WINDOW = 64 << 20
+WINDOW = 2 << 20
+BULK_WINDOW = 8 << 20
+"""Bytes that a bulk channel may have under way."""
+FAR = 0.015
+"""Seconds of round trip from which on one channel's window limits a transfer."""
 CHANNELS = 8
 """OpenSSH allows 10 sessions on a connection; two stay free for a person's own use."""
 _CIPHERS = ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr"]
@@ -59,18 +66,34 @@ class Output:
     stderr: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Login:
+    alias: str
+    key: Path
+    hostkeys: HostKeys
+
+
 class Box:
     """An open connection. Every method raises BoxUnreachable when the connection is or gets lost."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, endpoint: Endpoint) -> None:
+    def __init__(
+        self, connection: asyncssh.SSHClientConnection, endpoint: Endpoint, login: _Login, pace: Pace
+    ) -> None:
         self._connection = connection
+        self._login = login
         self._channels = asyncio.Semaphore(CHANNELS)
         self.endpoint = endpoint
+        self.pace = pace
+        """The bandwidth cap that transfers keep."""
+        self.round_trip = float("inf")
+        """Seconds to the box and back, at most: the quickest opening of a channel, which is two and a fork."""
         key = connection.get_server_host_key()
         self.fingerprint = key.get_fingerprint() if key is not None else ""
 
     @classmethod
-    async def connect(cls, endpoint: Endpoint, *, alias: str, key: Path, hostkeys: HostKeys) -> Box:
+    async def connect(
+        cls, endpoint: Endpoint, *, alias: str, key: Path, hostkeys: HostKeys, pace: Pace | None = None
+    ) -> Box:
         """Connect and log in. Raises BoxUnreachable, BoxAuth or HostKeyChanged.
 
         An own machine is reached as the user's SSH configuration says, with the user's known_hosts.
@@ -102,7 +125,19 @@ class Box:
             raise BoxUnreachable(
                 f"SSH at {endpoint.host}:{endpoint.port} does not answer: {reason}"
             ) from error
-        return cls(connection, endpoint)
+        return cls(connection, endpoint, _Login(alias, key, hostkeys), pace or Pace())
+
+    async def sibling(self) -> Box:
+        """One more connection to the same machine, for bulk. Raises like `connect`."""
+        login = self._login
+        return await Box.connect(
+            self.endpoint, alias=login.alias, key=login.key, hostkeys=login.hostkeys, pace=self.pace
+        )
+
+    @property
+    def far(self) -> bool:
+        """Whether several channels are needed to fill the line."""
+        return FAR < self.round_trip < float("inf")
 
     async def close(self) -> None:
         """Hang up."""
@@ -142,12 +177,14 @@ class Box:
     async def process(self, argv: list[str]) -> AsyncIterator[asyncssh.SSHClientProcess[bytes]]:
         """A running command with byte streams; its channel is closed on leaving."""
         async with self._channels:
+            asked = time.monotonic()
             try:
                 process = await self._connection.create_process(
                     shlex.join(argv), encoding=None, term_type=None
                 )
             except (OSError, asyncssh.Error) as error:
                 raise _lost(error) from error
+            self._took(asked)
             try:
                 yield cast("asyncssh.SSHClientProcess[bytes]", process)
             except (asyncssh.Error, ConnectionError, BrokenPipeError) as error:
@@ -157,13 +194,17 @@ class Box:
 
     @asynccontextmanager
     async def session(
-        self, factory: type[asyncssh.SSHClientSession[bytes]] | Any, argv: list[str]
+        self,
+        factory: type[asyncssh.SSHClientSession[bytes]] | Any,
+        argv: list[str],
+        *,
+        window: int = BULK_WINDOW,
     ) -> AsyncIterator[tuple[asyncssh.SSHClientChannel[bytes], Any]]:
         """A command whose bytes go straight to `factory()`'s callbacks (bulk transfer)."""
         async with self._channels:
             try:
                 channel, session = await self._connection.create_session(
-                    factory, shlex.join(argv), encoding=None, term_type=None
+                    factory, shlex.join(argv), encoding=None, term_type=None, window=window
                 )
             except (OSError, asyncssh.Error) as error:
                 raise _lost(error) from error
@@ -171,6 +212,9 @@ class Box:
                 yield channel, session
             finally:
                 channel.close()
+
+    def _took(self, asked: float) -> None:
+        self.round_trip = min(self.round_trip, (time.monotonic() - asked) / 2)
 
 
 def _lost(error: Exception) -> BoxUnreachable:

@@ -38,6 +38,18 @@ class Copy:
     boot_id: str
     verified_at: float
     step: int | None = None
+    home: tuple[int, int] | None = None
+    """(mtime_ns, inode) of the file in the vault when it was read back; None for copies of older ledgers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link as listed: its path, and what it leads to, relative to the work folder where it is in it."""
+
+    path: str
+    target: str
+    stray: bool
+    """Whether it leads to something that is not promised, so that its content does not come home."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +64,5 @@ class Inventory:
     """What the box could not list (unreadable folder, name outside the tree, limits)."""
     sessions: int | None = None
     """Interactive logins on the box at that moment, None when it cannot tell."""
+    links: tuple[Link, ...] = ()
+    """Symbolic links among the promised names. They are recorded, never followed."""

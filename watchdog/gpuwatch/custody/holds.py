@@ -57,6 +57,8 @@ KINDS: Final = {
         Kind("empty", "nothing that was promised exists", Removal.WAIVE),
         Kind("writing", "some process still writes a promised file", Removal.WAIVE),
         Kind("inventory", "the box could not list everything", Removal.RELEASE),
+        Kind("name", "a promised file has a name that the vault cannot keep", Removal.WAIVE),
+        Kind("link", "a promised name is a link to something that is not promised", Removal.WAIVE),
         Kind("transfer", "a promised file could not be brought home", Removal.WAIVE),
         Kind("unknown-state", "what is on the machine is not known well enough", Removal.WAIVE_ALL),
         Kind(PIN, "a person pinned the machine", Removal.RELEASE),

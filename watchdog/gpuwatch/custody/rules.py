@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from gpuwatch.clean import clean
-from gpuwatch.custody.facts import BoxFile, Copy, Inventory
+from gpuwatch.custody.facts import BoxFile, Copy, Inventory, Link
 from gpuwatch.custody.holds import Hold
 from gpuwatch.lifecycle.run import EVERYTHING
 from gpuwatch.spec.model import RunSpec
@@ -38,11 +38,16 @@ class Assessment:
     unsafe: tuple[BoxFile, ...]
     """On the box, promised, and not proved at home in this version."""
     waived: tuple[BoxFile, ...] = ()
+    strays: tuple[Link, ...] = ()
+    """Links to what is not promised, and not given up."""
 
     @property
     def clear(self) -> bool:
         """Whether nothing holds the machine."""
         return not self.holds
+
+
+_NOT_FOLLOWED = "which is not promised, so what it shows does not come home"
 
 
 @lru_cache(maxsize=512)
@@ -180,6 +185,14 @@ def assess(
         )
     if "inventory" not in released:
         holds.extend(Hold("inventory", problem) for problem in inventory.problems)
+    strays = tuple(x for x in inventory.links if x.stray and spoken(x.path) not in waived_names)
+    holds.extend(
+        Hold(
+            "link",
+            f"{clean(spoken(x.path), 120)} is a link to {clean(spoken(x.target), 120)}, {_NOT_FOLLOWED}",
+        )
+        for x in strays
+    )
     holds.extend(_missing(spec, promised, waived_names, job_succeeded=job_succeeded))
     # a waiver of some file says nothing about a box that suddenly has none: each pattern must be given up
     globs = promised_globs(spec)
@@ -188,7 +201,7 @@ def assess(
         holds.append(
             Hold("empty", 'nothing that was promised exists; say artifacts = "none" if that is meant')
         )
-    return Assessment(tuple(holds), safe, unsafe, waived)
+    return Assessment(tuple(holds), safe, unsafe, waived, strays)
 
 
 def _missing(
@@ -221,11 +234,11 @@ def _missing(
 
 
 def waivable(assessment: Assessment, spec: RunSpec) -> tuple[str, ...]:
-    """What a waiver may name: each unsafe file (as `spoken`), and each promised pattern when something is missing.
+    """What a waiver may name: each unsafe file and stray link (as `spoken`), and each promised pattern when something is missing.
 
     A pattern or file called `*` cannot be given up alone: that word gives up everything.
     """
-    names = [spoken(f.path) for f in assessment.unsafe]
+    names = [spoken(f.path) for f in assessment.unsafe] + [spoken(x.path) for x in assessment.strays]
     if any(h.name in ("missing", "empty", "too-small") for h in assessment.holds):
         names += promised_globs(spec)
     return tuple(n for n in dict.fromkeys(names) if n != EVERYTHING)

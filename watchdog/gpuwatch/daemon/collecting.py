@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -14,9 +15,11 @@ import structlog
 from gpuwatch.box.errors import BoxError, BoxFault
 from gpuwatch.box.fetch import Fetched, Progress, Wanted
 from gpuwatch.box.ports import Agent
-from gpuwatch.clean import show_path
+from gpuwatch.clean import clean, show_path
+from gpuwatch.custody.complete import MANIFEST, POINTER
 from gpuwatch.custody.facts import BoxFile, Copy, Inventory
-from gpuwatch.custody.rules import Assessment, assess, is_safe, promised_globs, spoken
+from gpuwatch.custody.rules import Assessment, Hold, assess, is_safe, promised_globs, spoken
+from gpuwatch.custody.scrub import Scrubbed
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
@@ -25,16 +28,36 @@ from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import target
 from gpuwatch.lifecycle.run import Run
 from gpuwatch.spec import RunSpec
-from gpuwatch.vault import receipt
-from gpuwatch.vault.layout import LOG, HostilePath
+from gpuwatch.vault import receipt, reread
+from gpuwatch.vault.layout import LOG, HostilePath, make_folder, relative_parts
+from gpuwatch.vault.names import refusals
+from gpuwatch.vault.reread import Kind, NotThere, Reread
 from gpuwatch.vault.sink import PartName
 
 log = structlog.get_logger()
 
 ROUNDS = 6
 """How often files may change under our hands before a collection starts over later."""
+SLICE = 5000
+"""Files that one fetch is asked for: what is in memory for each of them is bounded."""
+RECORD_FILES = 1000
+RECORD_SECONDS = 5.0
+_REASONS = 50
+_NAMES = 20
+"""Refused names that are told one by one."""
 WRITER_PATIENCE = 900.0
 """Seconds to wait for a process that still writes a promised file after the job's end; then a person decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What one download achieved."""
+
+    copies: tuple[Copy, ...] = ()
+    reasons: tuple[str, ...] = ()
+    """Why other files did not come; they may be tried again."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Path → why the vault can never keep that file as it is now."""
 
 
 async def bring(
@@ -46,8 +69,8 @@ async def bring(
     live: Live,
     *,
     step: int | None = None,
-) -> tuple[list[Copy], list[str]]:
-    """Download and prove `files`; returns the copies, and why others did not come. Raises BoxError, VaultUnusable.
+) -> Brought:
+    """Download and prove `files`. Raises BoxError, VaultUnusable.
 
     What was proved before a failure is in the ledger already and is not fetched again. One
     download of a run at a time: whoever waits finds what the other has brought meanwhile.
@@ -55,7 +78,7 @@ async def bring(
     async with live.bringing:
         known = await present(ctx, run_id)
         missing = [f for f in files if not is_safe(f, known.get(f.path))]
-        return await _bring(ctx, run_id, sentinel, missing, boot_id, live, step) if missing else ([], [])
+        return await _bring(ctx, run_id, sentinel, missing, boot_id, live, step) if missing else Brought()
 
 
 async def present(ctx: Context, run_id: str) -> dict[str, Copy]:
@@ -76,50 +99,80 @@ async def _bring(
     boot_id: str,
     live: Live,
     step: int | None,
-) -> tuple[list[Copy], list[str]]:
+) -> Brought:
     await asyncio.to_thread(ctx.vault.check)
-    unkeepable = await _unkeepable(ctx, run_id, files)
-    refused = list(unkeepable.values())
-    wanted = [
-        Wanted(f.path, f.identity, ctx.vault.destination(run_id, f.path))
-        for f in files
-        if f.path not in unkeepable
-    ]
-    progress = Progress(files_total=len(wanted), bytes_total=sum(w.identity[0] for w in wanted))
+    folds = await asyncio.to_thread(ctx.vault.folds_case)
+    others = ctx.ledger.copies(run_id).keys() if folds else ()
+    refused = await asyncio.to_thread(refusals, {f.path for f in files}.union(others), folds=folds)
+    refused = {f.path: refused[f.path] for f in files if f.path in refused}
+    keepable = sorted((f for f in files if f.path not in refused), key=lambda f: _rank(f.path))
+    progress = Progress(files_total=len(keepable), bytes_total=sum(f.size for f in keepable))
     live.transfer = progress
-    copies: list[Copy] = []
+    record = _Record(ctx, run_id, boot_id, step)
+    reasons: list[str] = []
     try:
-        stream = sentinel.fetch(wanted, partial=ctx.vault.partial(run_id), boot_id=boot_id, progress=progress)
-        async with contextlib.aclosing(stream):
-            async for outcome in stream:
-                live.bump()
-                if isinstance(outcome, Fetched):
-                    copies.append(_copy(outcome, boot_id, ctx.now(), step))
-                elif not outcome.gone:
-                    refused.append(f"{spoken(outcome.wanted.path)}: {outcome.reason}")
+        for at in range(0, len(keepable), SLICE):
+            wanted = [
+                Wanted(f.path, f.identity, ctx.vault.destination(run_id, f.path), _rank(f.path))
+                for f in keepable[at : at + SLICE]
+            ]
+            stream = sentinel.fetch(
+                wanted, partial=ctx.vault.partial(run_id), boot_id=boot_id, progress=progress
+            )
+            async with contextlib.aclosing(stream):
+                async for outcome in stream:
+                    live.bump()
+                    if isinstance(outcome, Fetched):
+                        await record.add(outcome)
+                    elif outcome.refused:
+                        refused[outcome.wanted.path] = outcome.reason
+                    elif not outcome.gone and len(reasons) < _REASONS:
+                        reasons.append(f"{spoken(outcome.wanted.path)}: {outcome.reason}")
     finally:
         live.transfer = None
+        await record.close()
+    return Brought(tuple(record.copies), tuple(reasons), refused)
+
+
+def _rank(path: str) -> int:
+    """Data, then manifest, then pointer: whoever reads the vault never sees one without what it names."""
+    name = path.rpartition("/")[2]
+    return 2 if name == POINTER else 1 if name == MANIFEST else 0
+
+
+class _Record:
+    """Writes proved files down, some hundred at a time: a crash costs little, and the log stays readable."""
+
+    def __init__(self, ctx: Context, run_id: str, boot_id: str, step: int | None) -> None:
+        self._ctx = ctx
+        self._run_id = run_id
+        self._boot_id = boot_id
+        self._step = step
+        self._loop = asyncio.get_running_loop()
+        self._written = self._loop.time()
+        self._waiting: list[Copy] = []
+        self.copies: list[Copy] = []
+
+    async def add(self, done: Fetched) -> None:
+        """One more; durable within RECORD_SECONDS while files come."""
+        late = self._loop.time() - self._written > RECORD_SECONDS
+        if self._waiting and (late or len(self._waiting) >= RECORD_FILES):
+            await self._write(None)
+        copy = _copy(done, self._boot_id, self._ctx.now(), self._step)
+        self._waiting.append(copy)
+        self.copies.append(copy)
+
+    async def close(self) -> None:
+        """The rest, and the step that is complete with it."""
+        if self._waiting:
+            await self._write(self._step)
+
+    async def _write(self, step: int | None) -> None:
         # a run that is being destroyed or lost meanwhile has no more use for the record
-        if copies and target(ctx.ledger.runs[run_id].state, e.FilesVerified) is not None:
-            await ctx.ledger.append(run_id, _verified(copies, step), copies=copies)
-    return copies, refused
-
-
-async def _unkeepable(ctx: Context, run_id: str, files: Sequence[BoxFile]) -> dict[str, str]:
-    """Path → why this vault will never hold a file of that name."""
-    folds = await asyncio.to_thread(ctx.vault.folds_case)
-    taken = {p.casefold(): p for p in ctx.ledger.copies(run_id)} if folds else {}
-    refused: dict[str, str] = {}
-    for file in files:
-        if folds and taken.setdefault(file.path.casefold(), file.path) != file.path:
-            refused[file.path] = (
-                f"{spoken(file.path)} differs from another file only in case, which this disk cannot keep"
-            )
-        try:
-            ctx.vault.destination(run_id, file.path)
-        except HostilePath as error:
-            refused[file.path] = str(error)
-    return refused
+        if target(self._ctx.ledger.runs[self._run_id].state, e.FilesVerified) is not None:
+            event = _verified(self._waiting, step)
+            await self._ctx.ledger.append(self._run_id, event, copies=self._waiting)
+        self._waiting, self._written = [], self._loop.time()
 
 
 def _verified(copies: list[Copy], step: int | None) -> e.FilesVerified:
@@ -133,7 +186,7 @@ def _verified(copies: list[Copy], step: int | None) -> e.FilesVerified:
 
 
 def _copy(done: Fetched, boot_id: str, at: float, step: int | None) -> Copy:
-    return Copy(done.wanted.path, done.identity[0], done.sha256, done.identity, boot_id, at, step)
+    return Copy(done.wanted.path, done.identity[0], done.sha256, done.identity, boot_id, at, step, done.home)
 
 
 async def collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
@@ -156,9 +209,10 @@ async def collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
 
 
 async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live, *, patient: bool) -> None:
-    instance = _instance_id(run)
+    instance, began = _instance_id(run), ctx.now()
     globs = promised_globs(spec)
-    reasons: list[str] = []
+    reasons: tuple[str, ...] = ()
+    refused: dict[str, str] = {}
     for _ in range(ROUNDS):
         sentinel = await link.sentinel()
         inventory = await sentinel.inventory(globs, instance)
@@ -167,14 +221,14 @@ async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
         busy = next((f.path for f in inventory.files if f.writer and spoken(f.path) not in run.waivers), None)
         if busy is not None and patient:
             raise BoxFault(f"some process still writes {show_path(busy)}; waiting for its end")
-        missing = [f for f in verdict.unsafe if not f.writer]
-        # what can never come home is not tried again and again while the machine bills: a person decides
-        unkeepable = await _unkeepable(ctx, run.id, missing)
-        missing = [f for f in missing if f.path not in unkeepable]
-        reasons = list(unkeepable.values())
-        if not missing:
+        refused = await _unkeepable(ctx, inventory, refused)
+        missing = [f for f in verdict.unsafe if not f.writer and f.path not in refused]
+        if missing:
+            brought = await bring(ctx, run.id, sentinel, missing, inventory.boot_id, live)
+            reasons = brought.reasons
+            refused |= brought.refused
+        elif await _stand_as_proved(ctx, run.id, verdict.safe):
             break
-        _, reasons = await bring(ctx, run.id, sentinel, missing, inventory.boot_id, live)
     else:
         raise BoxFault(
             f"files keep changing while they are collected: {'; '.join(reasons[:2]) or 'new versions appear'}"
@@ -183,29 +237,104 @@ async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
     if not verdict.holds:
         demand_required(ctx, run, spec, [*verdict.safe, *log_copy])
     if verdict.holds:
-        holds = [str(h) for h in verdict.holds] + [f"transfer: {r}" for r in reasons[:5]]
-        await ctx.ledger.append(run.id, e.CollectBlocked(holds=holds))
+        waived = frozenset(run.waivers)
+        holds = [
+            *verdict.holds,
+            *_name_holds(run, {p: r for p, r in refused.items() if spoken(p) not in waived}),
+        ]
+        texts = [str(h) for h in holds] + [f"transfer: {r}" for r in reasons[:5]]
+        await ctx.ledger.append(run.id, e.CollectBlocked(holds=texts))
         return
-    waived = list(dict.fromkeys([*(spoken(f.path) for f in verdict.waived), *run.waivers]))
-    content = receipt.document(
+    waivers = list(dict.fromkeys([*(spoken(f.path) for f in verdict.waived), *run.waivers]))
+    head = receipt.heading(
         run=run.id, name=run.name, label=run.machine.label if run.machine else "", inventory=inventory,
-        copies=[*verdict.safe, *log_copy], waived=waived, reason=run.end_reason, at=ctx.now(),
+        waived=waivers, reason=run.end_reason, at=ctx.now(),
     )  # fmt: skip
-    written = await asyncio.to_thread(receipt.write, ctx.vault, run.id, content)
+    reads = receipt.Reads(began, await _reads(ctx, run.id))
+    written = await asyncio.to_thread(
+        receipt.write, ctx.vault, run.id, head, [*verdict.safe, *log_copy], reads
+    )
     await ctx.ledger.append(
         run.id,
         e.ReceiptWritten(
             digest=written.digest, files=written.files, bytes=written.bytes, boot_id=inventory.boot_id, at=ctx.now(),
-            waived=waived,
+            waived=waivers,
         ),
     )  # fmt: skip
+
+
+async def _unkeepable(ctx: Context, inventory: Inventory, known: Mapping[str, str]) -> dict[str, str]:
+    """Path → why the vault cannot keep it, of the files that are listed now; `known` was found by trying."""
+    folds = await asyncio.to_thread(ctx.vault.folds_case)
+    listed = [f.path for f in inventory.files]
+    found = await asyncio.to_thread(refusals, listed, folds=folds)
+    return {path: reason for path, reason in known.items() if path in set(listed)} | found
+
+
+def _name_holds(run: Run, refused: Mapping[str, str]) -> list[Hold]:
+    """A hold for each file that the vault cannot keep, with the way out."""
+    holds = [
+        Hold(
+            "name",
+            f"{clean(spoken(path), 200)} cannot be kept in the vault: {reason}; rename it on the box, "
+            f"or give it up: gputui destroy {run.id} --waive PATH",
+        )
+        for path, reason in sorted(refused.items())[:_NAMES]
+    ]
+    if len(refused) > _NAMES:
+        holds.append(Hold("name", f"{len(refused) - _NAMES} more files cannot be kept in the vault"))
+    return holds
+
+
+async def _reads(ctx: Context, run_id: str) -> dict[str, float]:
+    """Path → when a scrub last read that copy and found it good, Unix seconds."""
+    return {
+        path: scrub.at
+        for (run, path), scrub in (await ctx.ledger.scrubs()).items()
+        if run == run_id and scrub.problem is None and ctx.ledger.copies(run_id).get(path) == scrub.copy
+    }
+
+
+async def _stand_as_proved(ctx: Context, run_id: str, copies: Sequence[Copy]) -> bool:
+    """Whether each file stands in the vault as it was when it was read back; one that does not is read again.
+
+    A file whose size, modification time and inode have not changed is taken from the
+    record. False: one was bad, is no copy any more and has to come home again.
+    """
+
+    def look() -> list[Copy]:
+        ctx.vault.check()
+        return [c for c in copies if c.home is None or ctx.vault.standing(run_id, c.path) != c.home]
+
+    found: list[Scrubbed] = []
+    for copy in await asyncio.to_thread(look):
+        problem = await asyncio.to_thread(_problem, ctx.vault.run(run_id), copy)
+        found.append(Scrubbed(run_id, copy, ctx.now(), problem))
+    await ctx.ledger.record_scrubs(found)
+    return all(scrub.problem is None for scrub in found)
+
+
+def _problem(folder: Path, copy: Copy) -> str | None:
+    """Read a copy again from its disk: what is wrong with it, None when nothing is. Blocking. Raises OSError."""
+    try:
+        with Reread(
+            folder, (LOG,) if copy.path == LOG else relative_parts(copy.path), size=copy.size
+        ) as file:
+            while file.read():
+                pass
+            kind = reread.judge(file.seen(), size=copy.size, sha256=copy.sha256)
+    except (NotThere, HostilePath):
+        return Kind.MISSING.value
+    return None if kind is None else kind.value
 
 
 async def judge(ctx: Context, run: Run, spec: RunSpec, inventory: Inventory) -> Assessment:
     """Custody's verdict on one inventory, with the copies that stand in the vault now. Raises VaultUnusable."""
     copies = await present(ctx, run.id)
     released = [hold.name for hold in run.released]
-    return assess(spec, inventory, copies, run.waivers, job_succeeded=run.exit_code == 0, released=released)
+    return await asyncio.to_thread(
+        assess, spec, inventory, copies, run.waivers, job_succeeded=run.exit_code == 0, released=released
+    )
 
 
 async def _collect_log(
@@ -217,7 +346,7 @@ async def _collect_log(
     if on_box is None:
         return []
     known = (await present(ctx, run.id)).get(LOG)
-    if is_safe(on_box, known) and known is not None:
+    if is_safe(on_box, known) and known is not None and await _stand_as_proved(ctx, run.id, [known]):
         return [known]
     target, partial = ctx.vault.log(run.id), ctx.vault.partial(run.id)
     if not live.log_torn:
@@ -240,11 +369,16 @@ async def _collect_log(
 
 
 def _seed(captured: Path, part: PartName, on_box: BoxFile, boot_id: str) -> None:
-    """Let the live capture be the partial download; the re-read proves it, or it is fetched anew."""
-    if not captured.exists() or captured.stat().st_size > on_box.size or part.content.exists():
+    """Let the live capture be the beginning of the download; the re-read proves it, or it is fetched anew.
+
+    A copy of it: the capture may still be written to.
+    """
+    if part.content.exists() or not captured.exists() or captured.stat().st_size > on_box.size:
         return
-    part.remember(on_box.identity, boot_id)
-    os.link(captured, part.content)
+    make_folder(part.content.parent)
+    shutil.copyfile(captured, part.content)
+    size = min(part.content.stat().st_size, on_box.size)
+    part.remember(on_box.identity, boot_id, ((0, size),) if size else ())
 
 
 def _instance_id(run: Run) -> str:

@@ -17,9 +17,10 @@ import structlog
 from gpuproviders.errors import ProviderError
 from gpuproviders.model import Power
 from gpuwatch.box.errors import BoxError, HostKeyChanged
+from gpuwatch.box.frames import Identity
 from gpuwatch.box.ports import Agent
 from gpuwatch.budget.cost import of_run
-from gpuwatch.custody.complete import MANIFEST, POINTER, Group, Stillness, complete, groups
+from gpuwatch.custody.complete import POINTER, Group, Stillness, complete, groups
 from gpuwatch.custody.rules import is_safe, promised_globs
 from gpuwatch.daemon.accounting import day_ceiling_reached
 from gpuwatch.daemon.collecting import bring
@@ -169,6 +170,7 @@ async def _mirror(ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Li
     if spec.checkpoints is None:
         return
     still = Stillness()
+    hopeless: set[tuple[str, Identity]] = set()
     while True:
         await live.reported.wait()
         run = ctx.ledger.runs[run_id]
@@ -181,9 +183,13 @@ async def _mirror(ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Li
         whole = complete(entries, still.observe(entries))
         copies = ctx.ledger.copies(run_id)
         for group in whole:
-            missing = [f for f in group.files if not is_safe(f, copies.get(f.path))]
+            missing = [
+                f
+                for f in group.files
+                if not is_safe(f, copies.get(f.path)) and (f.path, f.identity) not in hopeless
+            ]
             if missing and ctx.ledger.runs[run_id].state is State.RUNNING:
-                await _bring_group(
+                hopeless |= await _bring_group(
                     ctx, run_id, await link.sentinel(), group, report.boot_id, spec.checkpoints.path, live
                 )
                 break  # look again: something newer may be there by now
@@ -191,22 +197,23 @@ async def _mirror(ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Li
 
 async def _bring_group(
     ctx: Context, run_id: str, sentinel: Agent, group: Group, boot_id: str, folder: str, live: Live
-) -> None:
+) -> set[tuple[str, Identity]]:
+    """Bring one checkpoint; returns the files, in this version, that the vault can never keep."""
     copies = ctx.ledger.copies(run_id)
     missing = [f for f in group.files if not is_safe(f, copies.get(f.path))]
-    # data, then manifest, then pointer: whoever reads the vault never sees one without what it names
-    missing.sort(key=lambda f: f.path.endswith(MANIFEST))
     if group.manifest:
         missing += [
             f for f in live.files if f.path == f"{folder}/{POINTER}" and not is_safe(f, copies.get(f.path))
         ]
     await _answer(sentinel, group, folder, "uploading")
-    _, refused = await bring(ctx, run_id, sentinel, missing, boot_id, live, step=group.step)
+    brought = await bring(ctx, run_id, sentinel, missing, boot_id, live, step=group.step)
     now_safe = ctx.ledger.copies(run_id)
     if all(is_safe(f, now_safe.get(f.path)) for f in group.files):
         await _answer(sentinel, group, folder, "verified")
-    elif refused:
-        log.warning("checkpoint not mirrored", run=run_id, checkpoint=group.name, reasons=refused[:3])
+    elif brought.reasons or brought.refused:
+        reasons = [*brought.reasons, *brought.refused.values()][:3]
+        log.warning("checkpoint not mirrored", run=run_id, checkpoint=group.name, reasons=reasons)
+    return {(f.path, f.identity) for f in missing if f.path in brought.refused}
 
 
 async def _answer(sentinel: Agent, group: Group, folder: str, state: str) -> None:

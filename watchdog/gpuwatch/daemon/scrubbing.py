@@ -179,15 +179,15 @@ class Scrubber:
         try:
             async with asyncio.timeout(_REPAIR_SECONDS):
                 sentinel = await actor.link.sentinel()
-                copies, reasons = await bring(
+                brought = await bring(
                     ctx, item.run, sentinel, [file], live.boot_id, live, step=item.copy.step
                 )
         except (BoxError, TimeoutError) as error:
             log.warning("vault file not repaired", run=item.run, path=path, problem=clean(str(error)))
             return
-        if not copies:
-            log.warning("vault file not repaired", run=item.run, path=path, reasons=reasons[:1])
-        elif copies[0].sha256 != item.copy.sha256:
+        if not brought.copies:
+            log.warning("vault file not repaired", run=item.run, path=path, reasons=brought.reasons[:1])
+        elif brought.copies[0].sha256 != item.copy.sha256:
             # the copy is what the box has now, but not what was proved before: receipts speak of the old one
             log.error("vault file fetched again, with other content", run=item.run, path=path)
         else:

@@ -16,7 +16,7 @@ from gpuwatch.lifecycle.register import Alarm, Entry
 from gpuwatch.lifecycle.run import Run
 
 _RUN = msgspec.json.Decoder(Run)
-_COPY = "size, sha256, mtime_ns, ctime_ns, inode, boot_id, verified_at, step"
+_COPY = "size, sha256, mtime_ns, ctime_ns, inode, boot_id, verified_at, step, home_mtime_ns, home_inode"
 _COPY_OF_C = ", ".join(f"c.{column}" for column in _COPY.split(", "))
 _ENTRY = (
     "label, run, provider, at, instance_id, gone_at, sent_at, rented_at, job_at, listed_at, buried_at, alarm, "
@@ -55,7 +55,7 @@ _INSERT_RUN = (
 )
 _REPLACE_RUN = _INSERT_RUN.replace("INSERT", "INSERT OR REPLACE", 1)
 _INSERT_COPY = f"""INSERT OR REPLACE INTO copies (run, path, {_COPY}, proved_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""  # noqa: S608
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""  # noqa: S608
 _INSERT_ENTRY = f"INSERT INTO labels ({_ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _UPDATE_ENTRY = _INSERT_ENTRY.replace("INSERT", "INSERT OR REPLACE", 1)
 _INSERT_SCRUB = "INSERT OR REPLACE INTO scrubs (run, path, at, problem) VALUES (?, ?, ?, ?)"
@@ -87,9 +87,10 @@ def launch_row(key: str, run_id: str) -> Statement:
 def copy_row(run_id: str, copy: Copy) -> Statement:
     """A proved copy; it replaces the older version's row."""
     size, mtime_ns, ctime_ns, inode = copy.identity
+    home_mtime_ns, home_inode = copy.home or (None, None)
     values = (
         run_id, os.fsencode(copy.path), size, copy.sha256, mtime_ns, ctime_ns, inode, copy.boot_id, copy.verified_at,
-        copy.step, copy.verified_at,
+        copy.step, home_mtime_ns, home_inode, copy.verified_at,
     )  # fmt: skip
     return (_INSERT_COPY, values)
 
@@ -128,14 +129,17 @@ def run_of(row: Sequence[Any]) -> Run:
 
 def copy_of(row: Sequence[Any]) -> tuple[str, Copy]:
     """(run, copy) from a row that begins with run, path and a copy's columns."""
-    copy = Copy(os.fsdecode(row[1]), row[2], row[3], (row[2], row[4], row[5], row[6]), row[7], row[8], row[9])
+    home = None if row[10] is None else (row[10], row[11])
+    copy = Copy(
+        os.fsdecode(row[1]), row[2], row[3], (row[2], row[4], row[5], row[6]), row[7], row[8], row[9], home
+    )
     return str(row[0]), copy
 
 
 def scrub_of(row: Sequence[Any]) -> tuple[str, Copy, Scrubbed | None]:
     """(run, copy, its newest re-read) from a row with a copy and then the columns of a re-read."""
     run, copy = copy_of(row)
-    at, problem = row[10], row[11]
+    at, problem = row[12], row[13]
     return run, copy, None if at is None else Scrubbed(run, copy, at, problem)
 
 

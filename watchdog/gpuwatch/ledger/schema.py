@@ -103,4 +103,9 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX scrubs_bad ON scrubs (run) WHERE problem IS NOT NULL",
         "CREATE INDEX scrubs_by_time ON scrubs (at)",
     ),
+    (
+        # how a copy stood in the vault when it was read back: what has not changed since need not be read again
+        "ALTER TABLE copies ADD COLUMN home_mtime_ns INTEGER",
+        "ALTER TABLE copies ADD COLUMN home_inode INTEGER",
+    ),
 )

@@ -10,7 +10,8 @@ name, command or secret is ever part of a command line.
     sentinel.py watch                 stdin: one JSON line, then kept open; one JSON line per interval
     sentinel.py tail                  stdin: one JSON line; the log's bytes from an offset, followed to the end
     sentinel.py list                  stdin: one JSON line; the promised files, one JSON line each
-    sentinel.py send                  stdin: one JSON line per file; frames with content and SHA-256
+    sentinel.py send                  stdin: one JSON line per part of a file or pack of files; their content
+    sentinel.py hash                  stdin: one JSON line per file; its SHA-256, one JSON line each
     sentinel.py receive               stdin: frames; writes files, answers one JSON line
     sentinel.py state                 stdin: one JSON line; how far a stage is
     sentinel.py stop                  stdin: one JSON line; end a stage's processes
@@ -26,12 +27,10 @@ import fcntl
 import hashlib
 import json
 import os
-import queue
 import re
 import shutil
 import signal
 import stat
-import struct
 import subprocess
 import sys
 import threading
@@ -39,17 +38,11 @@ import time
 from typing import Any, TextIO
 
 from gpuwatch.sentinel.guard import keep_guard
+from gpuwatch.sentinel.moving import emit, hash_files, receive, send
 from gpuwatch.sentinel.vitals import Processes, Vitals
 
-VERSION = 1
+VERSION = 2
 CHUNK = 1 << 20
-FRAME = struct.Struct("!I")
-
-
-def emit(value: object) -> None:
-    """One JSON line on stdout, flushed."""
-    sys.stdout.buffer.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")
-    sys.stdout.buffer.flush()
 
 
 def order() -> Any:
@@ -439,134 +432,6 @@ def list_files() -> None:
     emit(dict(end, sessions=len(people)))
 
 
-class Hasher:
-    """SHA-256 in a thread of its own, so that hashing and sending overlap."""
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-        self.queue: queue.Queue[bytes | None] = queue.Queue(8)
-        self.thread = threading.Thread(target=self.work, daemon=True)
-        self.thread.start()
-
-    def work(self) -> None:
-        while True:
-            chunk = self.queue.get()
-            if chunk is None:
-                return
-            self.digest.update(chunk)
-
-    def finish(self) -> str:
-        self.queue.put(None)
-        self.thread.join()
-        return self.digest.hexdigest()
-
-
-def identity(info: os.stat_result) -> list[int]:
-    return [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
-
-
-def send() -> None:
-    """For each line {"i", "path", "offset"}: a header line, content frames, an empty frame, a trailer line.
-
-    The hash covers the whole file, also the part before `offset` that is not sent. Small
-    files cost no extra round trip: requests are read ahead by the pipe.
-    """
-    out = sys.stdout.buffer
-    root = ""
-    for line in sys.stdin.buffer:
-        task = json.loads(line)
-        if "root" in task:
-            root = task["root"]
-            continue
-        number, offset = task["i"], int(task.get("offset", 0))
-        try:
-            handle = os.open(os.path.join(root, task["path"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as error:
-            emit({"i": number, "error": error.strerror or "cannot open", "gone": error.errno == errno.ENOENT})
-            continue
-        try:
-            info = os.fstat(handle)
-            if not stat.S_ISREG(info.st_mode):
-                emit({"i": number, "error": "not a regular file", "gone": False})
-                continue
-            size = info.st_size
-            # resume only what has not changed since the part at home was made
-            offset = offset if 0 <= offset <= size and task.get("id") == identity(info) else 0
-            out.write(json.dumps({"i": number, "id": identity(info), "offset": offset}).encode() + b"\n")
-            small = size <= CHUNK
-            digest = hashlib.sha256()
-            hasher = None if small else Hasher()
-            position = 0
-            failed = None
-            while position < size:
-                try:
-                    chunk = os.read(handle, min(CHUNK, size - position))
-                except OSError as error:
-                    failed = error.strerror
-                    break
-                if not chunk:
-                    break
-                if hasher is None:
-                    digest.update(chunk)
-                else:
-                    hasher.queue.put(chunk)
-                if position + len(chunk) > offset:
-                    part = chunk[max(0, offset - position) :]
-                    out.write(FRAME.pack(len(part)))
-                    out.write(part)
-                position += len(chunk)
-            out.write(FRAME.pack(0))
-            after = os.fstat(handle)
-            trailer: dict[str, Any] = {
-                "i": number,
-                "id": identity(after),
-                "sha256": digest.hexdigest() if hasher is None else hasher.finish(),
-            }
-            if failed or position != size:
-                trailer["error"] = failed or "the file shrank"
-            out.write(json.dumps(trailer, separators=(",", ":")).encode() + b"\n")
-            if not small:
-                out.flush()
-        finally:
-            os.close(handle)
-    out.flush()
-
-
-def receive() -> None:
-    """Write uploaded files below `root`: header line {"path","size","mode","sha256"} and the bytes, repeated.
-
-    Ends with an empty line. Nothing is written outside `root`.
-    """
-    source = sys.stdin.buffer
-    root = os.path.realpath(order()["root"])
-    count = 0
-    for line in source:
-        if not line.strip():
-            break
-        head = json.loads(line)
-        path = os.path.normpath(os.path.join(root, head["path"]))
-        folder = os.path.realpath(os.path.dirname(path))
-        if not path.startswith(root + os.sep) or not (folder + os.sep).startswith(root + os.sep):
-            raise SystemExit("a path outside the work folder")
-        os.makedirs(folder, exist_ok=True)
-        temporary = path + ".gpuwatch-part"
-        digest, left = hashlib.sha256(), int(head["size"])
-        with open(temporary, "wb") as file:
-            while left:
-                chunk = source.read(min(CHUNK, left))
-                if not chunk:
-                    raise SystemExit("the upload ended early")
-                digest.update(chunk)
-                file.write(chunk)
-                left -= len(chunk)
-        if digest.hexdigest() != head["sha256"]:
-            raise SystemExit("an uploaded file arrived damaged")
-        os.chmod(temporary, int(head.get("mode", 0o644)))
-        os.replace(temporary, path)
-        count += 1
-    emit({"received": count})
-
-
 # --- reporting -----------------------------------------------------------------------------------
 
 
@@ -741,7 +606,7 @@ def tail() -> None:
 
 COMMANDS = {
     "probe": probe, "start": start, "watch": watch, "tail": tail, "list": list_files, "send": send,
-    "receive": receive, "stop": stop, "state": state, "guard": guard,
+    "hash": hash_files, "receive": receive, "stop": stop, "state": state, "guard": guard,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -6,21 +6,24 @@
 <vault>/<run>/.receipts/<digest>.json   proofs
 <vault>/<run>/.mirrors/<digest>.json    what stands verified on a remote
 <vault>/<run>/.partial/                 downloads under way, same file system
+<vault>/<run>/.replaced/N/              proved files that had to make way for others of their name
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 MARKER = ".gputui-vault"
 RECEIPTS = ".receipts"
 PARTIAL = ".partial"
+REPLACED = ".replaced"
 LOG = "job.log"
 LOG_CLOCK = "job.log.times"
 MIRRORS = ".mirrors"
-_RESERVED = frozenset({RECEIPTS, PARTIAL, LOG, LOG_CLOCK, MARKER, MIRRORS})
+_RESERVED = frozenset({RECEIPTS, PARTIAL, REPLACED, LOG, LOG_CLOCK, MARKER, MIRRORS})
 _MAX_PATH = 3000
 
 
@@ -111,10 +114,21 @@ class Vault:
     def holds(self, run_id: str, path: str, size: int) -> bool:
         """Whether a file of this size stands under its final name."""
         try:
-            target = self.log(run_id) if path == LOG else self.destination(run_id, path)
+            target = self._target(run_id, path)
             return not target.is_symlink() and target.is_file() and target.stat().st_size == size
         except (OSError, HostilePath):
             return False
+
+    def standing(self, run_id: str, path: str) -> tuple[int, int] | None:
+        """(mtime_ns, inode) of what stands under a final name, None when that is no file of its own."""
+        try:
+            status = self._target(run_id, path).lstat()
+        except (OSError, HostilePath):
+            return None
+        return home_of(status) if stat.S_ISREG(status.st_mode) else None
+
+    def _target(self, run_id: str, path: str) -> Path:
+        return self.log(run_id) if path == LOG else self.destination(run_id, path)
 
     def run(self, run_id: str) -> Path:
         """The folder of a run."""
@@ -139,6 +153,11 @@ class Vault:
     def log_clock(self, run_id: str) -> Path:
         """When the log's bytes arrived: entries of 16 bytes (offset, Unix ms; little endian), at most one a second."""
         return self.run(run_id) / LOG_CLOCK
+
+
+def home_of(status: os.stat_result) -> tuple[int, int]:
+    """What tells whether a file of the vault was touched since: (mtime_ns, inode), the inode in 63 bits."""
+    return status.st_mtime_ns, status.st_ino & ((1 << 63) - 1)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,8 +1,9 @@
 """Receipts: content-addressed proof that named files stood verified in the vault.
 
 `<digest>.json` is the canonical JSON whose SHA-256 is its name; `<digest>.sha256` lists the
-same files for `sha256sum -c` (run it in the run's folder). Both are readable years
-later without the ledger.
+same files for `sha256sum -c` (run it in the run's folder). A receipt of very many files
+names parts, `<sha256>.part`, which hold the list of files. All are readable years later
+without the ledger.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gpuwatch import __version__
 from gpuwatch.custody.facts import Copy, Inventory
 from gpuwatch.vault.layout import Vault, fsync_folder, make_folder
 
 FORMAT = "gputui-receipt/1"
+PARTED = "gputui-receipt/2"
+"""A receipt whose files stand in parts."""
+PART_FILES = 20_000
+"""Files up to which a receipt is one document, and in each part of a larger one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +37,41 @@ class Receipt:
     bytes: int
 
 
-def document(
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """When files were last read back from the vault's disk, beyond when they came home. Unix seconds."""
+
+    since: float = 0.0
+    """What was read from then on was read for this receipt; the rest is taken from the record."""
+    later: Mapping[str, float] = field(default_factory=dict)
+    """Path → a later read of it that found it good."""
+
+    def row(self, copy: Copy) -> dict[str, Any]:
+        """One file of a receipt."""
+        read_at = max(copy.verified_at, self.later.get(copy.path, 0.0))
+        return {
+            "path": copy.path,
+            "bytes": copy.size,
+            "sha256": copy.sha256,
+            "mtime_ns": copy.identity[1],
+            "verified_at": copy.verified_at,
+            "read_at": read_at,
+            "source": "read" if read_at >= self.since else "record",
+        }
+
+
+def heading(
     *,
     run: str,
     name: str,
     label: str,
     inventory: Inventory,
-    copies: Iterable[Copy],
     waived: Iterable[str],
     reason: str,
     at: float,
 ) -> dict[str, Any]:
-    """The receipt's content. Hashes are SHA-256, equal on the box and re-read from the local disk after fsync."""
-    rows = sorted(copies, key=lambda c: os.fsencode(c.path))
+    """The receipt's content but for its files."""
     return {
-        "format": FORMAT,
         "gpuwatch": __version__,
         "run": run,
         "name": name,
@@ -57,39 +82,36 @@ def document(
         "written_at": at,
         "waived": sorted(waived),
         "waiver_reason": reason,
-        "files": [
-            {
-                "path": c.path,
-                "bytes": c.size,
-                "sha256": c.sha256,
-                "mtime_ns": c.identity[1],
-                "verified_at": c.verified_at,
-            }
-            for c in rows
+        "links": [
+            {"path": link.path, "target": link.target}
+            for link in sorted(inventory.links, key=lambda x: os.fsencode(x.path))
         ],
     }
 
 
-def write(vault: Vault, run_id: str, content: dict[str, Any]) -> Receipt:
-    """Write a receipt durably; returns what identifies it. Blocking."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
+def write(
+    vault: Vault, run_id: str, head: Mapping[str, Any], copies: Iterable[Copy], reads: Reads | None = None
+) -> Receipt:
+    """Write a receipt durably; returns what identifies it. Blocking. Raises OSError.
+
+    Hashes are SHA-256, equal on the box and read back from the local disk after fsync.
+    """
+    reads = reads or Reads()
+    rows = sorted(copies, key=lambda c: os.fsencode(c.path))
     folder = vault.receipts(run_id)
     make_folder(folder)
-    sums = sums_of((row["sha256"], row["path"]) for row in content["files"])
-    for path, data in (
-        (folder / f"{digest}.sha256", sums),
-        (folder / f"{digest}.json", text.encode()),
-    ):
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    content = dict(head)
+    if len(rows) <= PART_FILES:
+        content |= {"format": FORMAT, "files": [reads.row(c) for c in rows]}
+    else:
+        slices = [rows[at : at + PART_FILES] for at in range(0, len(rows), PART_FILES)]
+        content |= {"format": PARTED, "parts": [_write_part(folder, part, reads) for part in slices]}
+    text = canonical(content)
+    digest = hashlib.sha256(text).hexdigest()
+    _write(folder / f"{digest}.sha256", lambda file: _write_sums(file, rows))
+    _write(folder / f"{digest}.json", lambda file: file.write(text))
     fsync_folder(folder)
-    files = content["files"]
-    return Receipt(digest, folder / f"{digest}.json", len(files), sum(row["bytes"] for row in files))
+    return Receipt(digest, folder / f"{digest}.json", len(rows), sum(c.size for c in rows))
 
 
 def stands(vault: Vault, run_id: str, digest: str) -> bool:
@@ -102,12 +124,33 @@ def stands(vault: Vault, run_id: str, digest: str) -> bool:
     return hashlib.sha256(content).hexdigest() == digest
 
 
-def sums_of(files: Iterable[tuple[str, str]]) -> bytes:
-    """The twin for `sha256sum -c` of (SHA-256, path) pairs."""
-    return os.fsencode("".join(_sum_line(sha256, path) for sha256, path in files))
+def canonical(content: object) -> bytes:
+    """JSON as it is hashed: ASCII, keys sorted, no spaces."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def _sum_line(sha256: str, path: str) -> str:
+def _write_part(folder: Path, copies: Sequence[Copy], reads: Reads) -> dict[str, Any]:
+    text = canonical({"files": [reads.row(c) for c in copies]})
+    sha256 = hashlib.sha256(text).hexdigest()
+    _write(folder / f"{sha256}.part", lambda file: file.write(text))
+    return {"sha256": sha256, "files": len(copies), "bytes": sum(c.size for c in copies)}
+
+
+def _write_sums(file: BinaryIO, copies: Iterable[Copy]) -> None:
+    file.writelines(sum_line(copy.sha256, copy.path) for copy in copies)
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """A file that is whole and durable, or not there."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sum_line(sha256: str, path: str) -> bytes:
     """A line of `sha256sum`'s own format, which escapes backslash and newline and marks the line.
 
     A file called `-` would be read from standard input, so it is written `./-`.
@@ -115,5 +158,5 @@ def _sum_line(sha256: str, path: str) -> str:
     path = "./-" if path == "-" else path
     if "\\" in path or "\n" in path or "\r" in path:
         escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-        return f"\\{sha256}  {escaped}\n"
-    return f"{sha256}  {path}\n"
+        return os.fsencode(f"\\{sha256}  {escaped}\n")
+    return os.fsencode(f"{sha256}  {path}\n")

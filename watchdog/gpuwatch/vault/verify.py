@@ -7,6 +7,7 @@ Finding; nothing is ever written, moved or repaired here.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import threading
@@ -19,18 +20,18 @@ from enum import IntEnum
 from itertools import chain
 from pathlib import Path
 
-from gpuwatch.vault.layout import LOG, LOG_CLOCK, MARKER, MIRRORS, PARTIAL, RECEIPTS
+from gpuwatch.vault.layout import LOG, LOG_CLOCK, MARKER, MIRRORS, PARTIAL, RECEIPTS, REPLACED
 from gpuwatch.vault.proofs import (
     NAME,
+    PART,
     BadReceipt,
     Promise,
     Proof,
     UnknownReceipt,
     load,
     newest,
-    read_bounded,
 )
-from gpuwatch.vault.reread import CHUNK, Kind, NotThere, Reread, Seen, judge
+from gpuwatch.vault.reread import CHUNK, Kind, NotThere, Reread, Seen, chunks, judge, opened
 
 DAMAGE = frozenset({Kind.DAMAGED, Kind.TRUNCATED, Kind.MISSING})
 """What exit status 1 means. Everything else that is found makes the answer partial."""
@@ -223,7 +224,7 @@ def _walk(top: Path, findings: list[Finding]) -> Iterator[str]:
             with os.scandir(top / prefix) as entries:
                 for entry in entries:
                     name = f"{prefix}{entry.name}"
-                    if name in (RECEIPTS, PARTIAL, MIRRORS):
+                    if name in (RECEIPTS, PARTIAL, MIRRORS, REPLACED):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(f"{name}/")
@@ -242,7 +243,8 @@ def _proofs(folder: Path, findings: list[Finding]) -> Iterator[Proof]:
         match = NAME.fullmatch(name)
         if match is None:
             whole = name.endswith(".sha256") and (folder / RECEIPTS / f"{name[:-7]}.json").exists()
-            if not whole and not name.endswith(".tmp"):  # what a crash left of a receipt is no receipt
+            # a part is read with the receipt that names it; what a crash left of a receipt is no receipt
+            if not whole and not name.endswith(".tmp") and not PART.fullmatch(name):
                 findings.append(Finding(Kind.EXTRA, path, "no receipt has this name"))
             continue
         try:
@@ -274,15 +276,20 @@ def _receipt_files(folder: Path, findings: list[Finding]) -> list[str]:
 
 def _twin(folder: Path, proof: Proof) -> Iterator[Finding]:
     """The list for `sha256sum -c` beside a receipt must say the same."""
-    path, right = f"{RECEIPTS}/{proof.digest}.sha256", proof.twin()
+    path = f"{RECEIPTS}/{proof.digest}.sha256"
+    right, found = hashlib.sha256(), hashlib.sha256()
+    for line in proof.twin():
+        right.update(line)
     try:
-        found = read_bounded(folder, f"{proof.digest}.sha256", len(right))
+        with opened(folder, (RECEIPTS, f"{proof.digest}.sha256")) as descriptor:
+            for chunk in chunks(descriptor, bytearray(CHUNK)):
+                found.update(chunk)
     except NotThere as error:
         yield Finding(Kind.MISSING, path, str(error))
     except OSError as error:
         yield Finding(Kind.UNREADABLE, path, f"cannot be read: {error.strerror}")
     else:
-        if found != right:
+        if found.digest() != right.digest():
             yield Finding(Kind.DAMAGED, path, "it does not list what its receipt says")
 
 
