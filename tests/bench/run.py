@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import ledger, tui
 from bench.rows import Row
 
+from gpuwatch.vault.layout import MARKER
 from integration.test_openssh import Sshd
 from integration.world import World
 
@@ -126,6 +127,7 @@ def custody(home: Path, size: int) -> Row:
     key = own_key(home / "ssh")
     server = Sshd(home, key)
     (home / "workspace").mkdir(parents=True)
+    (home / MARKER).touch()
     server.start()
     ours, theirs = [], []
 

@@ -22,6 +22,7 @@ from gpuwatch.box.fetch import Fetched, NotFetched, Progress, Wanted, fetch
 from gpuwatch.box.hostkeys import HostKeys, own_key
 from gpuwatch.box.sentinel import Sentinel, install
 from gpuwatch.box.ssh import Box
+from gpuwatch.vault.layout import MARKER
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
@@ -84,6 +85,7 @@ class Sshd:
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
+    (tmp_path / MARKER).touch()  # the vault of these tests
     return own_key(tmp_path / "ssh")
 
 

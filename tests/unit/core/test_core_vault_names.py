@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuwatch.vault.batch import Batch, Landed, Outcome, Refused
+from gpuwatch.vault.layout import MARKER
 from gpuwatch.vault.names import refusals
 from gpuwatch.vault.room import make_way
 
@@ -57,6 +58,7 @@ def test_what_is_kept_never_collides(paths: list[str], folds: bool) -> None:
 
 def prove(run: Path, files: dict[str, bytes]) -> dict[str, Outcome]:
     """Small files through a batch; what became of each."""
+    (run.parent / MARKER).touch()
     names = list(files)
     told: dict[int, Outcome] = {}
     batch = Batch(run / ".partial", told.update, most=1 << 20)

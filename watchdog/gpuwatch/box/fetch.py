@@ -431,6 +431,8 @@ class _Download:
         """Blocking work on the vault's disk, in a thread; its failure is the vault's."""
         try:
             return await asyncio.to_thread(work)
+        except VaultUnusable:
+            raise
         except OSError as error:
             raise VaultUnusable(
                 error.errno, f"cannot write to the vault: {error.strerror or error}"
