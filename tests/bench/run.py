@@ -6,7 +6,6 @@ Needs openssh-server and a few GB of disk. `run.py NAME …` runs only those row
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pty
 import select
@@ -20,11 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import ledger, tui
+from bench import custody, ledger, tui
 from bench.rows import Row
 
-from gpuwatch.vault.layout import MARKER
-from integration.test_openssh import Sshd
 from integration.world import World
 
 BIN = Path(sys.executable).parent
@@ -117,69 +114,6 @@ def idle_memory(home: Path) -> Row:
     return Row("gpuwatch idle memory", rss, 80, "MiB", "VmRSS, no vendor SDK loaded")
 
 
-def custody(home: Path, size: int) -> Row:
-    """Download, re-read from disk, hash and fsync of one file, against scp then sha256sum of the same file."""
-    from gpuwatch.box.fetch import Fetched, Progress, Wanted, fetch
-    from gpuwatch.box.hostkeys import HostKeys, own_key
-    from gpuwatch.box.sentinel import Sentinel, install
-    from gpuwatch.box.ssh import Box
-
-    key = own_key(home / "ssh")
-    server = Sshd(home, key)
-    (home / "workspace").mkdir(parents=True)
-    (home / MARKER).touch()
-    server.start()
-    ours, theirs = [], []
-
-    async def one(number: int) -> float:
-        box = await Box.connect(server.endpoint, alias="vast-1", key=key, hostkeys=HostKeys(home / "ssh"))
-        facts = await install(box)
-        sentinel = Sentinel(box, facts.workspace, "bench")
-        started = time.perf_counter()
-        inventory = await sentinel.inventory(["big.bin"], "1")
-        wanted = [Wanted(f.path, f.identity, home / f"out{number}" / f.path) for f in inventory.files]
-        async for outcome in fetch(
-            box, sentinel.argv, root=sentinel.work, wanted=wanted, partial=home / f"out{number}" / ".partial",
-            boot_id=inventory.boot_id, progress=Progress(),
-        ):  # fmt: skip
-            assert isinstance(outcome, Fetched), outcome
-        after = await sentinel.inventory(["big.bin"], "1")
-        assert after.files == inventory.files
-        took = time.perf_counter() - started
-        await box.close()
-        (home / f"out{number}" / "big.bin").unlink()
-        return took
-
-    try:
-        work = home / "workspace" / "bench"
-        work.mkdir()
-        with (work / "big.bin").open("wb") as file:
-            for _ in range(size >> 20):
-                file.write(os.urandom(1 << 20))
-        copy = home / "scp.bin"
-        scp = ["scp", "-q", "-P", str(server.port), "-i", str(key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-               "-o", "LogLevel=ERROR", f"{server.endpoint.user}@127.0.0.1:{work}/big.bin", str(copy)]  # fmt: skip
-        for number in range(5):
-            started = time.perf_counter()
-            subprocess.run(scp, check=True)
-            subprocess.run(["sha256sum", str(copy)], check=True, stdout=subprocess.DEVNULL)
-            theirs.append(time.perf_counter() - started)
-            copy.unlink()
-            ours.append(asyncio.run(one(number)))
-    finally:
-        server.stop()
-    ratios = [t / o for t, o in zip(theirs, ours, strict=True)]
-    speed = size / statistics.median(ours) / 1e6
-    return Row(
-        f"custody of {size >> 20} MiB / (scp + sha256sum)",
-        statistics.median(ratios),
-        1.0,
-        "x",
-        f"{speed:.0f} MB/s proved, hashed on both sides and fsynced",
-        at_least=True,
-    )
-
-
 def with_world(home: Path, measure: Callable[[World], Row]) -> Row:
     world = World(home)
     try:
@@ -197,7 +131,7 @@ def main(names: list[str]) -> int:
         "listing": lambda home: with_world(home, listing),
         "first-paint": lambda home: with_world(home, first_paint),
         "idle-memory": idle_memory,
-        "custody-1g": lambda home: custody(home, 1 << 30),
+        **custody.ROWS,
         **tui.ROWS,
         "ledger": ledger.rows,
     }

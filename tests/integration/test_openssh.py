@@ -17,9 +17,10 @@ import pytest
 import pytest_asyncio
 
 from gpuproviders.model import Endpoint
-from gpuwatch.box.errors import BoxAuth, BoxUnreachable, HostKeyChanged
+from gpuwatch.box.errors import BoxAuth, BoxFault, BoxUnreachable, HostKeyChanged
 from gpuwatch.box.fetch import Fetched, NotFetched, Progress, Wanted, fetch
 from gpuwatch.box.hostkeys import HostKeys, own_key
+from gpuwatch.box.push import _ask
 from gpuwatch.box.sentinel import Sentinel, install
 from gpuwatch.box.ssh import Box
 from gpuwatch.vault.layout import MARKER
@@ -235,6 +236,55 @@ async def test_an_upload_is_hashed_on_arrival_and_stays_in_its_folder(
     with pytest.raises(Exception, match="outside"):
         await sentinel.upload([("../outside.py", source)])
     assert not (tmp_path / "workspace" / "outside.py").exists()
+
+
+async def test_a_large_upload_goes_on_where_it_was_cut_and_has_no_name_before_it_is_proved(
+    sshd: Sshd, sentinel: Sentinel, tmp_path: Path, key: Path, hostkeys: HostKeys
+) -> None:
+    source = tmp_path / "model.bin"
+    source.write_bytes(os.urandom(1 << 20) * 64)
+    target = Path(sentinel.work) / "ckpt" / "model.bin"
+    progress = Progress()
+
+    async def cut_when_some_is_there() -> None:
+        while progress.moved < 24 << 20:
+            await asyncio.sleep(0)
+        assert not target.exists()
+        sessions = subprocess.check_output(
+            ["pgrep", "-P", str(sshd.process.pid if sshd.process else 0)], text=True
+        )
+        for pid in sessions.split():
+            os.kill(int(pid), signal.SIGKILL)
+
+    cutting = asyncio.create_task(cut_when_some_is_there())
+    with pytest.raises(BoxUnreachable):
+        await sentinel.upload([("ckpt/model.bin", source)], progress=progress)
+    await cutting
+    assert not target.exists()
+    again = await Box.connect(sshd.endpoint, alias="vast-1", key=key, hostkeys=hostkeys)
+    second = Progress()
+    later = Sentinel(again, sentinel.workspace, "run-1")
+    assert await later.upload([("ckpt/model.bin", source)], progress=second) == 1
+    await again.close()
+    assert target.read_bytes() == source.read_bytes()
+    assert second.moved < source.stat().st_size, "what was there was not sent again"
+    assert sorted(p.name for p in target.parent.iterdir()) == ["model.bin"]
+
+
+async def test_a_large_upload_that_arrives_damaged_gets_no_name(sentinel: Sentinel, tmp_path: Path) -> None:
+    source = tmp_path / "model.bin"
+    source.write_bytes(os.urandom(9 << 20))
+    target = Path(sentinel.work) / "model.bin"
+    head = {"begin": "model.bin", "size": 9 << 20, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
+    await _ask(sentinel.box, sentinel.argv, sentinel.work, head)
+    (log,) = target.parent.glob(".gpuwatch-*.log")
+    with log.open("a") as file:  # the box says that the first part is there, and it is not
+        file.write(f"0 {4 << 20}\n")
+    with pytest.raises(BoxFault, match="damaged"):
+        await sentinel.upload([("model.bin", source)])
+    assert not target.exists()
+    assert await sentinel.upload([("model.bin", source)]) == 1, "the next try starts from nothing"
+    assert target.read_bytes() == source.read_bytes()
 
 
 async def test_a_stage_starts_once_survives_the_connection_and_tells_its_exit_code(

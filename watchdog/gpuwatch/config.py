@@ -12,6 +12,7 @@ from gpuwatch.paths import Paths
 from gpuwatch.spec.units import parse_duration, parse_price, parse_size
 
 _SCRUB_LEAST = 10**6
+_RATE_LEAST = 10**4
 
 
 class ConfigError(Exception):
@@ -111,6 +112,12 @@ class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every: str = "5m"
 
 
+class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[transfer]`: `rate` caps all files that come and go, of all runs together, in bytes per second ("20MB")."""
+
+    rate: str | None = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -120,6 +127,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scrub: Scrub = Scrub()
     budget: Ceilings = Ceilings()
     notify: Notify = Notify()
+    transfer: Transfer = Transfer()
+
+    @property
+    def transfer_rate(self) -> int | None:
+        """Bytes per second that all transfers together may take, None when there is no cap."""
+        return None if self.transfer.rate is None else parse_size(self.transfer.rate)
 
     @property
     def day_ceiling(self) -> int | None:
@@ -190,6 +203,13 @@ def load(path: Path) -> Config:
         _ = config.day_ceiling
     except ValueError as error:
         raise ConfigError(f"{path}: budget.per_day must be {error}") from error
+    try:
+        if config.transfer_rate is not None and config.transfer_rate < _RATE_LEAST:
+            raise ConfigError(
+                f"{path}: transfer.rate must be at least 10 kB (per second); leave it out for no cap"
+            )
+    except ValueError as error:
+        raise ConfigError(f"{path}: transfer.rate must be {error}") from error
     try:
         if config.scrub_bytes < _SCRUB_LEAST:
             raise ConfigError(

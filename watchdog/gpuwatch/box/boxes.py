@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpuproviders.model import Endpoint
 from gpuwatch.box.hostkeys import HostKeys
+from gpuwatch.box.pace import Pace
 from gpuwatch.box.ports import Agent, Connection
 from gpuwatch.box.sentinel import Facts, Sentinel, install
 from gpuwatch.box.ssh import Box
@@ -18,10 +19,12 @@ class SshBoxes:
 
     key: Path
     hostkeys: HostKeys
+    pace: Pace = field(default_factory=Pace)
+    """The bandwidth cap that all transfers share."""
 
     async def connect(self, endpoint: Endpoint, *, alias: str) -> Connection:
         """Over SSH, with our key."""
-        return await Box.connect(endpoint, alias=alias, key=self.key, hostkeys=self.hostkeys)
+        return await Box.connect(endpoint, alias=alias, key=self.key, hostkeys=self.hostkeys, pace=self.pace)
 
     async def install(self, connection: Connection) -> Facts:
         """Over the open connection."""

@@ -61,7 +61,9 @@ class Agent(Protocol):
     async def put(self, name: str, data: bytes) -> None:
         """Write one small file."""
 
-    async def upload(self, files: Sequence[tuple[str, Path]], *, root: str | None = None) -> int:
+    async def upload(
+        self, files: Sequence[tuple[str, Path]], *, root: str | None = None, progress: Progress | None = None
+    ) -> int:
         """Put local files on the box."""
 
     def fetch(

@@ -18,6 +18,7 @@ from gpuwatch import sentinel
 from gpuwatch.box.errors import BoxFault, BoxUnreachable, NoPython
 from gpuwatch.box.fetch import Fetched, NotFetched, Progress, Wanted, fetch
 from gpuwatch.box.frames import FrameError, parse_identity
+from gpuwatch.box.push import LARGE, Outgoing, push
 from gpuwatch.box.ssh import Box
 from gpuwatch.clean import clean, clean_bytes
 from gpuwatch.custody.facts import BoxFile, Inventory, Link
@@ -154,8 +155,26 @@ class Sentinel:
         if done.status != 0:
             raise BoxFault(f"cannot write {name} on the box: {clean_bytes(done.stderr[-200:])}")
 
-    async def upload(self, files: Sequence[tuple[str, Path]], *, root: str | None = None) -> int:
-        """Put local files below the work folder (or `root`), hashed on arrival; returns how many."""
+    async def upload(
+        self, files: Sequence[tuple[str, Path]], *, root: str | None = None, progress: Progress | None = None
+    ) -> int:
+        """Put local files below the work folder (or `root`), hashed on arrival; returns how many.
+
+        Large ones go in parts and resume after a cut (see `gpuwatch.box.push`), the others in one stream.
+        """
+        sizes = await asyncio.to_thread(lambda: [path.stat().st_size for _, path in files])
+        progress = progress or Progress()
+        progress.up, progress.started = True, asyncio.get_running_loop().time()
+        progress.files_total, progress.bytes_total = len(files), sum(sizes)
+        for (name, path), size in zip(files, sizes, strict=True):
+            if size >= LARGE:
+                await push(
+                    self.box, self.argv, root=root or self.work, file=Outgoing(name, path), progress=progress
+                )
+        await self._stream([f for f, size in zip(files, sizes, strict=True) if size < LARGE], root, progress)
+        return len(files)
+
+    async def _stream(self, files: Sequence[tuple[str, Path]], root: str | None, progress: Progress) -> None:
         async with self.box.process(self.argv("receive")) as process:
             process.stdin.write(_line({"root": root or self.work}))
             for name, path in files:
@@ -163,10 +182,14 @@ class Sentinel:
                 process.stdin.write(head)
                 try:
                     while block := await asyncio.to_thread(blocks.read, 1 << 20):
+                        await self.box.pace.take(len(block))
                         process.stdin.write(block)
                         await process.stdin.drain()
+                        progress.moved += len(block)
+                        progress.bytes_done += len(block)
                 finally:
                     blocks.close()
+                progress.files_done += 1
             process.stdin.write(b"\n")
             process.stdin.write_eof()
             async with asyncio.timeout(120):
@@ -176,7 +199,6 @@ class Sentinel:
             status = process.exit_status
         if status != 0 or _json(answer).get("received") != len(files):
             raise BoxFault(f"the upload failed: {clean_bytes(problem[-300:]) or 'no answer'}")
-        return len(files)
 
     def fetch(
         self,

@@ -16,6 +16,7 @@ from gpuproviders import keys
 from gpuproviders.model import Account, Provider
 from gpuwatch.box.boxes import SshBoxes
 from gpuwatch.box.hostkeys import HostKeys, own_key
+from gpuwatch.box.pace import Pace
 from gpuwatch.clean import clean
 from gpuwatch.config import Config, ConfigError, SshSettings, vault_folder
 from gpuwatch.daemon import telling
@@ -65,8 +66,9 @@ class Daemon:
         await resume(clock, ledger)
         key = own_key(self.paths.keys)
         hostkeys = HostKeys(self.paths.keys)
+        boxes = SshBoxes(key, hostkeys, Pace(self.config.transfer_rate))
         ctx = Context(
-            config=self.config, ledger=ledger, vault=vault, boxes=SshBoxes(key, hostkeys), hostkeys=hostkeys, key=key,
+            config=self.config, ledger=ledger, vault=vault, boxes=boxes, hostkeys=hostkeys, key=key,
             public_key=key.with_suffix(".pub").read_text(encoding="ascii").strip(),
             fleets={n: fleet_of(p, ledger, self.config) for n, p in self.providers.items()},
             trainer=_trainer(), now=clock,

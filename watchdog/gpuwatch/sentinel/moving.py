@@ -247,6 +247,15 @@ def hashed(root: str, task: dict[str, Any], buffer: bytearray, view: memoryview,
         os.close(handle)
 
 
+def inside(root: str, name: str) -> str:
+    """The full path of a name below `root`; ends the program for anything else."""
+    path = os.path.normpath(os.path.join(root, name))
+    folder = os.path.realpath(os.path.dirname(path))
+    if not path.startswith(root + os.sep) or not (folder + os.sep).startswith(root + os.sep):
+        raise SystemExit("a path outside the work folder")
+    return path
+
+
 def receive() -> None:
     """Write uploaded files below `root`: header line {"path","size","mode","sha256"} and the bytes, repeated.
 
@@ -259,11 +268,8 @@ def receive() -> None:
         if not line.strip():
             break
         head = json.loads(line)
-        path = os.path.normpath(os.path.join(root, head["path"]))
-        folder = os.path.realpath(os.path.dirname(path))
-        if not path.startswith(root + os.sep) or not (folder + os.sep).startswith(root + os.sep):
-            raise SystemExit("a path outside the work folder")
-        os.makedirs(folder, exist_ok=True)
+        path = inside(root, head["path"])
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = path + ".gpuwatch-part"
         digest, left = hashlib.sha256(), int(head["size"])
         with open(temporary, "wb") as file:
@@ -280,3 +286,88 @@ def receive() -> None:
         os.replace(temporary, path)
         count += 1
     emit({"received": count})
+
+
+def place() -> None:
+    """Take large files in parts, from several of these processes at a time.
+
+    {"begin", "size", "sha256"}: what of this version is here already; else room is made for it.
+    {"write", "at", "size"} and the bytes: a part. {"finish", "size", "sha256", "mode"}: when the
+    whole has this hash, durably, it gets its name. One line answers each.
+    """
+    source = sys.stdin.buffer
+    root = os.path.realpath(json.loads(source.readline(1 << 24))["root"])
+    for line in source:
+        task = json.loads(line)
+        verb = next(v for v in ("begin", "write", "finish") if v in task)
+        path = inside(root, task[verb])
+        folder, name = os.path.split(path)
+        key = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+        part = os.path.join(folder, ".gpuwatch-%s.part" % key)
+        try:
+            if verb == "begin":
+                emit(begin_part(part, task))
+            elif verb == "write":
+                write_part(part, task, source)
+                emit({"at": task["at"]})
+            else:
+                emit(finish_part(part, path, task))
+        except OSError as error:
+            raise SystemExit("cannot write %s: %s" % (json.dumps(task[verb]), error.strerror)) from error
+
+
+def begin_part(part: str, task: dict[str, Any]) -> dict[str, Any]:
+    version = "%d %s\n" % (task["size"], task["sha256"])
+    os.makedirs(os.path.dirname(part), exist_ok=True)
+    try:
+        with open(part + ".log") as file:
+            lines = file.read().split("\n")
+        if lines[0] + "\n" == version and os.path.getsize(part) == task["size"]:
+            return {"have": [[int(n) for n in x.split()] for x in lines[1:-1]]}
+    except (OSError, ValueError):
+        pass
+    with open(part, "wb") as file:
+        file.truncate(task["size"])
+    with open(part + ".log", "w") as file:
+        file.write(version)
+    return {"have": []}
+
+
+def write_part(part: str, task: dict[str, Any], source: Any) -> None:
+    start, left = int(task["at"]), int(task["size"])
+    handle = os.open(part, os.O_WRONLY | os.O_NOFOLLOW)
+    try:
+        position = start
+        while left:
+            chunk = source.read(min(CHUNK, left))
+            if not chunk:
+                raise SystemExit("the upload ended early")
+            view = memoryview(chunk)
+            while view:
+                written = os.pwrite(handle, view, position)
+                view, position = view[written:], position + written
+            left -= len(chunk)
+    finally:
+        os.close(handle)
+    with open(part + ".log", "a") as file:
+        file.write("%d %d\n" % (start, position))
+
+
+def finish_part(part: str, path: str, task: dict[str, Any]) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with open(part, "r+b") as file:
+        os.fsync(file.fileno())
+        for chunk in iter(lambda: file.read(CHUNK), b""):
+            digest.update(chunk)
+        size = file.tell()
+    whole = size == task["size"] and digest.hexdigest() == task["sha256"]
+    if whole:
+        os.chmod(part, int(task.get("mode", 0o644)))
+        os.replace(part, path)
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    else:
+        os.unlink(part)
+    os.unlink(part + ".log")
+    return {"placed": whole}

@@ -12,6 +12,7 @@ name, command or secret is ever part of a command line.
     sentinel.py list                  stdin: one JSON line; the promised files, one JSON line each
     sentinel.py send                  stdin: one JSON line per part of a file or pack of files; their content
     sentinel.py hash                  stdin: one JSON line per file; its SHA-256, one JSON line each
+    sentinel.py place                 stdin: parts of large files, then the word to prove and name them
     sentinel.py receive               stdin: frames; writes files, answers one JSON line
     sentinel.py state                 stdin: one JSON line; how far a stage is
     sentinel.py stop                  stdin: one JSON line; end a stage's processes
@@ -38,7 +39,7 @@ import time
 from typing import Any, TextIO
 
 from gpuwatch.sentinel.guard import keep_guard
-from gpuwatch.sentinel.moving import emit, hash_files, receive, send
+from gpuwatch.sentinel.moving import emit, hash_files, place, receive, send
 from gpuwatch.sentinel.vitals import Processes, Vitals
 
 VERSION = 2
@@ -606,7 +607,7 @@ def tail() -> None:
 
 COMMANDS = {
     "probe": probe, "start": start, "watch": watch, "tail": tail, "list": list_files, "send": send,
-    "hash": hash_files, "receive": receive, "stop": stop, "state": state, "guard": guard,
+    "hash": hash_files, "receive": receive, "place": place, "stop": stop, "state": state, "guard": guard,
 }  # fmt: skip
 
 if __name__ == "__main__":
