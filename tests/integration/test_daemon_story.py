@@ -95,6 +95,28 @@ def test_a_failed_job_is_collected_and_held_until_a_person_waives(here: World) -
     here.assert_one_machine_and_none_left()
 
 
+def test_a_name_that_the_vault_cannot_keep_is_a_hold_with_a_way_out_and_all_else_comes_home(
+    here: World,
+) -> None:
+    run = here.script(
+        "echo good > good.bin; echo mine > job.log; ln -s /etc/hostname stray.bin",
+        rest='[[artifacts]]\npath = "*.bin"\n[[artifacts]]\npath = "job.log"',
+    )
+    row = here.wait_end(run)
+    assert row.state == "failed"
+    holds = {h.name: h.reason for h in row.holds}
+    assert "job.log cannot be kept in the vault" in holds["name"]
+    assert "--waive" in holds["name"]
+    assert "stray.bin is a link to" in holds["link"]
+    assert here.file(run, "good.bin").read_text() == "good\n"
+    assert not here.file(run, "stray.bin").exists()
+    assert len(here.living()) == 1
+    waiver = wire.Destroy(run=run, waive=["job.log", "stray.bin"], confirm="job", reason="named by mistake")
+    here.call("destroy", waiver, wire.CustodyReport)
+    here.wait_event(run, "gone")
+    here.assert_receipt_holds(run)
+
+
 def test_destroy_of_a_running_job_stops_it_and_brings_everything_home_first(here: World) -> None:
     run = here.script(
         "mkdir ckpt; trap 'echo last > ckpt/step-9.bin; exit 75' TERM; echo first > ckpt/step-1.bin; "

@@ -216,7 +216,7 @@ async def _collect(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
     for _ in range(ROUNDS):
         sentinel = await link.sentinel()
         inventory = await sentinel.inventory(globs, instance)
-        live.files = inventory.files
+        live.files, live.links = inventory.files, inventory.links
         verdict = await judge(ctx, run, spec, inventory)
         busy = next((f.path for f in inventory.files if f.writer and spoken(f.path) not in run.waivers), None)
         if busy is not None and patient:

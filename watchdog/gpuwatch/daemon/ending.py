@@ -112,7 +112,7 @@ class Ending(Desk):
         run, spec, live = record.run, self._spec(record.run), self.live(record.run.id)
         if spec is None or live.boot_id is None:
             return None
-        inventory = Inventory("", live.boot_id, self._ctx.now(), live.files)
+        inventory = Inventory("", live.boot_id, self._ctx.now(), live.files, links=live.links)
         return assess(spec, inventory, record.copies, run.waivers, job_succeeded=run.exit_code == 0)
 
     def _lost(self, record: Record, names: list[str]) -> list[BoxFile]:
@@ -220,10 +220,13 @@ class Ending(Desk):
                 "the box has not been heard, so nothing can be named; `gputui destroy --waive-all` gives up everything",
             )
         unsafe = [spoken(f.path) for f in verdict.unsafe]
-        patterns = [n for n in waivable(verdict, spec) if n not in unsafe]
+        links = [spoken(x.path) for x in verdict.strays]
+        patterns = [n for n in waivable(verdict, spec) if n not in unsafe and n not in links]
         match name:
             case "missing" | "empty":
                 return patterns
+            case "link":
+                return [spoken(x.path) for x in verdict.strays]
             case "too-small":
                 small = [
                     spoken(f.path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from gpuwatch.box.fetch import Progress
 from gpuwatch.box.sentinel import Report
 from gpuwatch.custody.facts import BoxFile
+from gpuwatch.custody.facts import Link as BoxLink
 from gpuwatch.idle.timers import Due
 from gpuwatch.idle.verdict import Verdict
 from gpuwatch.telemetry.watching import Watching
@@ -22,6 +23,8 @@ class Live:
     """Event-loop time of `report`."""
     files: tuple[BoxFile, ...] = ()
     """The promised files as last reported."""
+    links: tuple[BoxLink, ...] = ()
+    """The symbolic links among them, as the last collection listed them."""
     boot_id: str | None = None
     watching: Watching = field(default_factory=Watching)
     """The box's telemetry: history and alarms."""

@@ -204,7 +204,7 @@ def custody_report(
     ]  # fmt: skip
     unsafe: list[wire.ArtifactRow] = []
     if spec is not None and run.data_at_risk and run.state not in FINAL and live.boot_id is not None:
-        inventory = Inventory("", live.boot_id, now, live.files)
+        inventory = Inventory("", live.boot_id, now, live.files, links=live.links)
         verdict = assess(spec, inventory, copies, run.waivers, job_succeeded=run.exit_code == 0)
         moving = live.transfer.path if live.transfer is not None else None
         for file in verdict.unsafe:
