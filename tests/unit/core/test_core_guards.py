@@ -15,10 +15,11 @@ from core_lives import BOOT, INSTANCE, NOW
 from gpuproviders.vast import parse
 from gpuwatch.box import fetch, sentinel
 from gpuwatch.box.errors import BoxFault
-from gpuwatch.box.frames import FrameError, Header, Trailer, parse_identity
+from gpuwatch.box.frames import FrameError, parse_identity
+from gpuwatch.box.landing import Large
 from gpuwatch.custody.facts import Copy, Inventory
 from gpuwatch.spec import SpecError, read_spec, values
-from gpuwatch.vault import proofs, receipt, sink, verify
+from gpuwatch.vault import disk, proofs, receipt, sink, verify
 from gpuwatch.vault.layout import MARKER, Vault
 from gpuwatch.vault.proofs import Promise
 from gpuwatch.vault.reread import CHUNK, Kind, NotThere, opened
@@ -52,8 +53,8 @@ def test_what_lies_beyond_the_point_of_resuming_is_cut_off(tmp_path: Path) -> No
     (tmp_path / MARKER).touch()
     part = tmp_path / "x.part"
     part.write_bytes(b"x" * 100)
-    taking = sink.Sink(part, 50)
-    taking.write(b"y" * 20)
+    taking = sink.Sink(part, 70, ((0, 50),))
+    taking.write(50, [memoryview(b"y" * 20)])
     assert taking.finish() == hashlib.sha256(b"x" * 50 + b"y" * 20).hexdigest()
     taking.publish(tmp_path / "out", 0)
     taking.close()
@@ -64,18 +65,19 @@ def test_large_files_are_read_past_the_page_cache_where_that_is_possible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, int]] = []
-    past = sink._Disk._past_the_cache
+    past = disk.Disk._past_the_cache
 
-    def watch(self: Any, digest: Any, start: int, end: int) -> int:
+    def watch(self: Any, digest: Any, start: int, end: int, buffer: memoryview) -> int:
         asked.append((start, end))
-        return past(self, digest, start, end)
+        return past(self, digest, start, end, buffer)
 
-    monkeypatch.setattr(sink._Disk, "_past_the_cache", watch)
-    taking = sink.Sink(tmp_path / "x.part", 0)
-    taking.write(b"z" * ((2 << 20) + 5))
-    assert taking.finish() == hashlib.sha256(b"z" * ((2 << 20) + 5)).hexdigest()
+    monkeypatch.setattr(disk.Disk, "_past_the_cache", watch)
+    size = (2 << 20) + 5
+    taking = sink.Sink(tmp_path / "x.part", size)
+    taking.write(0, [memoryview(b"z" * size)])
+    assert taking.finish() == hashlib.sha256(b"z" * size).hexdigest()
     taking.close()
-    assert asked == [(0, 2 << 20)]
+    assert asked == [(0, size)], "also the page that the file ends in"
 
 
 def test_a_disk_that_fails_is_not_asked_again_through_the_cache(
@@ -89,8 +91,8 @@ def test_a_disk_that_fails_is_not_asked_again_through_the_cache(
             raise OSError(errno.EIO, "Input/output error")
         return real(path, flags, *more, **named)
 
-    taking = sink.Sink(tmp_path / "x.part", 0)
-    taking.write(b"z" * (2 << 20))
+    taking = sink.Sink(tmp_path / "x.part", 2 << 20)
+    taking.write(0, [memoryview(b"z" * (2 << 20))])
     monkeypatch.setattr(sink.os, "open", broken)
     with pytest.raises(OSError, match="Input/output"):
         taking.finish()
@@ -119,10 +121,10 @@ def test_a_receipt_is_durable_before_it_has_its_name_and_its_name_is_durable(
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "replace", replace)
     one = Copy("out/a", 4, "0" * 64, (4, 1, 1, 1), BOOT, NOW)
-    content = receipt.document(
-        run="r1", name="r", label="l", inventory=Inventory(INSTANCE, BOOT, NOW, ()), copies=[one], waived=(), reason="", at=NOW,
+    head = receipt.heading(
+        run="r1", name="r", label="l", inventory=Inventory(INSTANCE, BOOT, NOW, ()), waived=(), reason="", at=NOW,
     )  # fmt: skip
-    digest = receipt.write(vault, "r1", content).digest
+    digest = receipt.write(vault, "r1", head, [one]).digest
     first = said.index(("sync", f"{digest}.sha256.tmp"))  # before it: the folder
     assert said[first:] == [
         ("sync", f"{digest}.sha256.tmp"),
@@ -206,16 +208,17 @@ def test_a_phase_that_we_do_not_know_is_no_phase(phase: object) -> None:
 # --- what comes home -----------------------------------------------------------------------------
 
 
-def closing(folder: Path, *, identity: tuple[int, int, int, int], sha256: str | None = None) -> object:
-    """What becomes of a file of 4 bytes whose trailer says this."""
-    opened_as = (4, 5, 6, 7)
-    part = sink.PartName.of(folder, "out/a")
-    part.remember(opened_as, BOOT)
-    taking = sink.Sink(part.content, 0)
-    taking.write(b"1234")
-    told = Trailer(0, identity, sha256 or hashlib.sha256(b"1234").hexdigest(), None)
-    want = fetch.Wanted("out/a", opened_as, folder / "final" / "a")
-    return fetch._close(taking, Header(0, opened_as, 0), told, want, part)
+def closing(
+    folder: Path, *, identity: tuple[int, int, int, int] = (4, 5, 6, 7), sha256: str | None = None
+) -> object:
+    """What becomes of a file of 4 bytes about which the box says this at last."""
+    want = fetch.Wanted("out/a", (4, 5, 6, 7), folder / "final" / "a")
+    file = Large(0, want, sink.PartName.of(folder, "out/a"))
+    fetch.begin_large(file, BOOT)
+    assert file.sink is not None
+    file.sink.write(0, [memoryview(b"1234")])
+    file.hashed = (identity, sha256 or hashlib.sha256(b"1234").hexdigest())
+    return fetch.prove_large(file, folder)
 
 
 def test_a_file_gets_its_name_only_when_hash_and_identity_agree(tmp_path: Path) -> None:
