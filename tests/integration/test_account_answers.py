@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -127,10 +127,11 @@ async def daemon(path: Path, url: str) -> AsyncIterator[Daemon]:
     writer = asyncio.create_task(ledger.write())
     provider = VastProvider(key=lambda: "k", url=url, paced=False, seconds=5)
     fleet = fleet_of(provider, ledger, Config())
-    ctx = cast(
-        Context,
-        type("Parts", (), {"ledger": ledger, "fleets": {"vast": fleet}, "now": staticmethod(lambda: 0.0)}),
-    )
+    nothing: Any = None  # no box is reached here
+    ctx = Context(
+        config=Config(), ledger=ledger, vault=nothing, boxes=nothing, hostkeys=nothing, key=path, public_key="",
+        fleets={"vast": fleet}, trainer=None, now=lambda: 0.0,
+    )  # fmt: skip
     made = Daemon(ctx, Reconciler(ctx, fleet, lambda _: None))
     fleet.need()
     watch = asyncio.create_task(fleet.watch())
