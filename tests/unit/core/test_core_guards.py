@@ -262,3 +262,64 @@ def test_what_is_no_environment(table: object) -> None:
     with pytest.raises(ValueError, match="environment"):
         values.environment(table)
     assert values.environment({"A_1": "x", "B": 5}) == {"A_1": "x", "B": "5"}
+
+
+# --- a part, and what of it is kept -----------------------------------------------------------------
+
+
+def test_what_lies_there_of_another_version_is_not_kept(tmp_path: Path) -> None:
+    """Else the hash would be of what arrived and the file would have both."""
+    (tmp_path / MARKER).touch()
+    part = tmp_path / "x.part"
+    part.write_bytes(b"x" * 100)
+    taking = sink.Sink(part, 70)
+    taking.skip(0, 50)
+    taking.write(50, [memoryview(b"y" * 20)])
+    whole = b"\0" * 50 + b"y" * 20
+    assert taking.finish() == hashlib.sha256(whole).hexdigest()
+    taking.publish(tmp_path / "out", 0)
+    taking.close()
+    assert (tmp_path / "out").read_bytes() == whole
+
+
+def test_bytes_that_are_there_are_not_written_again_and_none_beyond_the_end(tmp_path: Path) -> None:
+    taking = sink.Sink(tmp_path / "x.part", 10)
+    taking.write(0, [memoryview(b"abc")])
+    taking.write(5, [memoryview(b"fg")])
+    for at, data in ((2, b"x"), (0, b"x"), (4, b"xy"), (6, b"x"), (5, b"x"), (9, b"xy"), (10, b"x")):
+        with pytest.raises(RuntimeError, match="there already or beyond"):
+            taking.write(at, [memoryview(data)])
+    with pytest.raises(RuntimeError, match="not complete"):
+        taking.finish()
+    taking.close()
+
+
+def test_a_file_that_is_shorter_on_disk_is_not_proved(tmp_path: Path) -> None:
+    taking = sink.Sink(tmp_path / "x.part", 8)
+    taking.write(0, [memoryview(b"12345678")])
+    os.truncate(tmp_path / "x.part", 9)
+    with pytest.raises(OSError, match="another length"):
+        taking.finish()
+    taking.close()
+
+
+@pytest.mark.parametrize(
+    ("note", "kept"),
+    [
+        ({}, ((0, 4),)),
+        ({"identity": [9, 5, 6, 7]}, ()),
+        ({"boot_id": "c" * 32}, ()),
+        ({"have": [[0, 5]]}, ()),
+        ({"have": [[2, 2]]}, ()),
+        ({"have": [[2, 4], [0, 1]]}, ()),
+        ({"have": [[0, 2], [2, 4]]}, ()),
+        ({"have": [[-1, 2]]}, ()),
+        ({"have": [[0, True]]}, ()),
+        ({"have": "all"}, ()),
+    ],
+)  # fmt: skip
+def test_what_may_be_resumed(note: dict[str, Any], kept: sink.Spans, tmp_path: Path) -> None:
+    part = sink.PartName.of(tmp_path, "out/a")
+    part.content.write_bytes(b"1234")
+    part.note.write_text(json.dumps({"identity": [8, 5, 6, 7], "boot_id": BOOT, "have": [[0, 4]]} | note))
+    assert part.resumable((8, 5, 6, 7), BOOT) == kept
