@@ -6,20 +6,22 @@ import errno
 import hashlib
 import json
 import os
+from collections import deque
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from core_lives import BOOT, INSTANCE, NOW
 
 from gpuproviders.vast import parse
-from gpuwatch.box import fetch, sentinel
+from gpuwatch.box import fetch, frames, landing, sentinel
 from gpuwatch.box.errors import BoxFault
 from gpuwatch.box.frames import FrameError, parse_identity
-from gpuwatch.box.landing import Large
 from gpuwatch.custody.facts import Copy, Inventory
 from gpuwatch.spec import SpecError, read_spec, values
-from gpuwatch.vault import disk, proofs, receipt, sink, verify
+from gpuwatch.vault import batch, disk, proofs, receipt, sink, verify
 from gpuwatch.vault.layout import MARKER, Vault
 from gpuwatch.vault.proofs import Promise
 from gpuwatch.vault.reread import CHUNK, Kind, NotThere, opened
@@ -48,17 +50,35 @@ def test_a_link_or_a_file_of_another_size_is_no_copy(vault: Vault) -> None:
 # --- a file on its way ---------------------------------------------------------------------------
 
 
-def test_what_lies_beyond_the_point_of_resuming_is_cut_off(tmp_path: Path) -> None:
+def one(data: bytes) -> list[memoryview]:
+    return [memoryview(data)]
+
+
+def test_what_lies_beyond_the_end_of_a_resumed_part_is_cut_off(tmp_path: Path) -> None:
     """Else the hash would be of the first part and the file would have both."""
     (tmp_path / MARKER).touch()
     part = tmp_path / "x.part"
     part.write_bytes(b"x" * 100)
     taking = sink.Sink(part, 70, ((0, 50),))
-    taking.write(50, [memoryview(b"y" * 20)])
+    taking.write(50, one(b"y" * 20))
     assert taking.finish() == hashlib.sha256(b"x" * 50 + b"y" * 20).hexdigest()
     taking.publish(tmp_path / "out", 0)
     taking.close()
     assert (tmp_path / "out").read_bytes() == b"x" * 50 + b"y" * 20
+
+
+def test_a_write_after_the_proof_is_refused_and_voids_it(tmp_path: Path) -> None:
+    (tmp_path / MARKER).touch()
+    for late in ("write", "skip"):
+        taking = sink.Sink(tmp_path / "x.part", 4)
+        taking.write(0, one(b"1234"))
+        taking.finish()
+        with pytest.raises(RuntimeError, match="there already"):
+            taking.write(0, one(b"5")) if late == "write" else taking.skip(0, 1)
+        with pytest.raises(RuntimeError, match="not proved"):
+            taking.publish(tmp_path / "out", 0)
+        taking.close()
+    assert not (tmp_path / "out").exists()
 
 
 def test_large_files_are_read_past_the_page_cache_where_that_is_possible(
@@ -67,17 +87,17 @@ def test_large_files_are_read_past_the_page_cache_where_that_is_possible(
     asked: list[tuple[int, int]] = []
     past = disk.Disk._past_the_cache
 
-    def watch(self: Any, digest: Any, start: int, end: int, buffer: memoryview) -> int:
+    def watch(self: Any, digest: Any, start: int, end: int, buffer: Any) -> int:
         asked.append((start, end))
         return past(self, digest, start, end, buffer)
 
     monkeypatch.setattr(disk.Disk, "_past_the_cache", watch)
     size = (2 << 20) + 5
     taking = sink.Sink(tmp_path / "x.part", size)
-    taking.write(0, [memoryview(b"z" * size)])
+    taking.write(0, one(b"z" * size))
     assert taking.finish() == hashlib.sha256(b"z" * size).hexdigest()
     taking.close()
-    assert asked == [(0, size)], "also the page that the file ends in"
+    assert asked == [(0, size)]
 
 
 def test_a_disk_that_fails_is_not_asked_again_through_the_cache(
@@ -92,12 +112,72 @@ def test_a_disk_that_fails_is_not_asked_again_through_the_cache(
         return real(path, flags, *more, **named)
 
     taking = sink.Sink(tmp_path / "x.part", 2 << 20)
-    taking.write(0, [memoryview(b"z" * (2 << 20))])
-    monkeypatch.setattr(sink.os, "open", broken)
+    taking.write(0, one(b"z" * (2 << 20)))
+    monkeypatch.setattr(disk.os, "open", broken)
     with pytest.raises(OSError, match="Input/output"):
         taking.finish()
     monkeypatch.undo()
     taking.close()
+
+
+def test_a_file_that_is_shorter_on_disk_is_told_by_the_reading(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"z" * 10)
+    descriptor = os.open(tmp_path / "x", os.O_RDONLY)
+    reading = disk.Disk(tmp_path / "x", descriptor)
+    with pytest.raises(OSError, match="shorter"):
+        reading.hash(hashlib.sha256(), 0, 11)
+    reading.close()
+    os.close(descriptor)
+
+
+def test_a_small_file_that_the_cache_does_not_let_go_of_is_read_past_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past: list[str] = []
+    real = os.open
+
+    def watch(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_DIRECT == os.O_DIRECT:
+            past.append(path)
+        return real(path, flags, *more, **named)
+
+    (tmp_path / "a").write_bytes(b"1234")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    monkeypatch.setattr(disk, "_is_cached", lambda *_: True)
+    monkeypatch.setattr(disk.os, "open", watch)
+    [(_, sha256)] = disk.SmallReader(4).hashes(["a"], folder)
+    monkeypatch.undo()
+    os.close(folder)
+    assert (sha256, past) == (hashlib.sha256(b"1234").hexdigest(), ["a"])
+
+
+@pytest.mark.parametrize("folders", [1, 9])
+def test_small_files_are_durable_then_read_then_named_then_durably_named(
+    folders: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a few folders each name's folder is synced; in many, the file system once."""
+    (tmp_path / MARKER).touch()
+    said: list[str] = []
+
+    def watch(where: Any, name: str, word: str) -> None:
+        real = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *a, **k: (said.append(word), real(*a, **k))[1])
+
+    told: dict[int, batch.Outcome] = {}
+    taking = batch.Batch(tmp_path / ".partial", told.update, most=100)
+    for n in range(folders):
+        (tmp_path / str(n)).mkdir()
+        taking.add(n, tmp_path / str(n) / "a", memoryview(b"1234"), hashlib.sha256(b"1234").hexdigest(), 0)
+    taking.add(99, tmp_path / "0" / "torn", memoryview(b"1234"), "0" * 64, 0)
+    watch(batch, "sync_all", "sync")
+    watch(batch, "fsync_folder", "sync")
+    watch(batch.SmallReader, "hashes", "read")
+    watch(os, "rename", "name")
+    taking.flush()
+    taking.close()
+    assert said == ["sync", "read", *["name"] * folders, "sync"]
+    assert [n for n, outcome in told.items() if isinstance(outcome, batch.Landed)] == list(range(folders))
+    assert not (tmp_path / "0" / "torn").exists()
 
 
 # --- receipts ------------------------------------------------------------------------------------
@@ -120,11 +200,11 @@ def test_a_receipt_is_durable_before_it_has_its_name_and_its_name_is_durable(
     vault.receipts("r1").mkdir()
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "replace", replace)
-    one = Copy("out/a", 4, "0" * 64, (4, 1, 1, 1), BOOT, NOW)
+    copy = Copy("out/a", 4, "0" * 64, (4, 1, 1, 1), BOOT, NOW)
     head = receipt.heading(
         run="r1", name="r", label="l", inventory=Inventory(INSTANCE, BOOT, NOW, ()), waived=(), reason="", at=NOW,
     )  # fmt: skip
-    digest = receipt.write(vault, "r1", head, [one]).digest
+    digest = receipt.write(vault, "r1", head, [copy]).digest
     first = said.index(("sync", f"{digest}.sha256.tmp"))  # before it: the folder
     assert said[first:] == [
         ("sync", f"{digest}.sha256.tmp"),
@@ -208,31 +288,107 @@ def test_a_phase_that_we_do_not_know_is_no_phase(phase: object) -> None:
 # --- what comes home -----------------------------------------------------------------------------
 
 
-def closing(
-    folder: Path, *, identity: tuple[int, int, int, int] = (4, 5, 6, 7), sha256: str | None = None
-) -> object:
-    """What becomes of a file of 4 bytes about which the box says this at last."""
-    want = fetch.Wanted("out/a", (4, 5, 6, 7), folder / "final" / "a")
-    file = Large(0, want, sink.PartName.of(folder, "out/a"))
-    fetch.begin_large(file, BOOT)
-    assert file.sink is not None
-    file.sink.write(0, [memoryview(b"1234")])
-    file.hashed = (identity, sha256 or hashlib.sha256(b"1234").hexdigest())
-    return fetch.prove_large(file, folder)
+AS_LISTED = (4, 5, 6, 7)
+TOUCHED = (4, 9, 6, 7)
+
+
+def large(folder: Path, **fields: Any) -> landing.Large:
+    """A file of 4 bytes that is all here; `fields` is what was said about it."""
+    part = sink.PartName.of(folder, "out/a")
+    taking = sink.Sink(part.content, 4)
+    taking.write(0, one(b"1234"))
+    want = fetch.Wanted("out/a", AS_LISTED, folder / "final" / "a")
+    return landing.Large(0, want, part, taking, **fields)
 
 
 def test_a_file_gets_its_name_only_when_hash_and_identity_agree(tmp_path: Path) -> None:
     (tmp_path / MARKER).touch()
-    final = tmp_path / "final" / "a"
-    changed = closing(tmp_path, identity=(4, 9, 6, 7))
+    final, right = tmp_path / "final" / "a", hashlib.sha256(b"1234").hexdigest()
+    changed = fetch.prove_large(large(tmp_path, hashed=(TOUCHED, right)), tmp_path)
     assert isinstance(changed, fetch.NotFetched)
     assert "changed" in changed.reason
-    torn = closing(tmp_path, identity=(4, 5, 6, 7), sha256="0" * 64)
+    torn = fetch.prove_large(large(tmp_path, hashed=(AS_LISTED, "0" * 64)), tmp_path)
     assert isinstance(torn, fetch.NotFetched)
     assert "differs" in torn.reason
+    unhashed = fetch.prove_large(large(tmp_path), tmp_path)
+    assert isinstance(unhashed, fetch.NotFetched)
+    failed = large(tmp_path, hashed=(AS_LISTED, right))
+    failed.failure = fetch.NotFetched(failed.want, "the file changed while it was sent")
+    assert fetch.prove_large(failed, tmp_path) is failed.failure
     assert not final.exists()
-    assert isinstance(closing(tmp_path, identity=(4, 5, 6, 7)), fetch.Fetched)
+    assert isinstance(fetch.prove_large(large(tmp_path, hashed=(AS_LISTED, right)), tmp_path), fetch.Fetched)
     assert final.read_bytes() == b"1234"
+
+
+class AtOnce:
+    """A pipe whose event loop does at once what it is asked to."""
+
+    @property
+    def loop(self) -> AtOnce:
+        return self
+
+    def call_soon_threadsafe(self, call: Any, *args: Any) -> None:
+        call(*args)
+
+
+def landed(unit: landing.Unit, want: fetch.Wanted, *items: object) -> tuple[list[Any], list[Any]]:
+    """What a lane refuses and what it hands to the batch when a box answers with these."""
+    refused: list[Any] = []
+    added: list[Any] = []
+    batched: Any = SimpleNamespace(add=lambda *a: added.append(a))
+    pipe: Any = AtOnce()
+    lane = landing.Landing(
+        pipe, [want], lambda: batched, fetch.Progress(), lambda *a: refused.append(a), lambda _: None
+    )
+    lane.ask(unit)
+    for item in items:
+        lane._take(item)
+    return refused, added
+
+
+@pytest.mark.parametrize(
+    ("opened_as", "closed_as", "error", "reason"),
+    [
+        (TOUCHED, AS_LISTED, None, "since it was listed"),
+        (AS_LISTED, TOUCHED, None, "while it was sent"),
+        (AS_LISTED, AS_LISTED, "Input/output error", "Input/output"),
+        (AS_LISTED, AS_LISTED, None, None),
+    ],
+)
+def test_a_part_counts_only_when_the_file_stayed_what_was_listed(
+    opened_as: frames.Identity,
+    closed_as: frames.Identity,
+    error: str | None,
+    reason: str | None,
+    tmp_path: Path,
+) -> None:
+    want = fetch.Wanted("out/a", AS_LISTED, tmp_path / "final" / "a")
+    with closing(sink.Sink(tmp_path / "x.part", 4)) as taking:
+        file = landing.Large(0, want, sink.PartName.of(tmp_path, "out/a"), taking)
+        landed(
+            landing.Part(file, 0, 4),
+            want,
+            frames.Header(0, opened_as, 0, 4),
+            frames.Content(memoryview(b"1234")),
+            frames.Trailer(0, closed_as, error),
+        )
+    assert (file.failure is None) == (reason is None)
+    assert file.failure is None or (reason or "") in file.failure.reason
+
+
+def test_a_small_file_counts_only_when_it_stayed_what_was_listed(tmp_path: Path) -> None:
+    want = fetch.Wanted("out/a", AS_LISTED, tmp_path / "final" / "a")
+
+    def answer(identity: frames.Identity) -> tuple[list[Any], list[Any]]:
+        small = frames.Small(0, identity, "0" * 64, memoryview(b"1234"))
+        return landed(landing.Pack(deque([0]), 4), want, small)
+
+    refused, added = answer(TOUCHED)
+    assert [told.reason for _, told in refused] == ["the file changed since it was listed"]
+    assert not added
+    refused, added = answer(AS_LISTED)
+    assert not refused
+    assert [a[1] for a in added] == [want.target]
 
 
 # --- what a spec may say -------------------------------------------------------------------------

@@ -439,9 +439,10 @@ def _above(path: str) -> Iterator[str]:
 def _is_name(path: str) -> bool:
     """Whether some file system could have told this name (undecodable bytes as PEP 383 surrogates)."""
     try:
-        return b"\0" not in os.fsencode(path)
+        os.fsencode(path)
     except UnicodeEncodeError:
         return False
+    return True
 
 
 def parse_report(line: bytes) -> Report:
