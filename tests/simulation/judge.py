@@ -192,8 +192,8 @@ class Judge:
         for event, seq in world.numbered(run.id):
             if isinstance(event, e.EndRequested) and event.by == "budget" and started is not None:
                 ran = world.database.times[seq] - started
-                # a clock that runs ahead at a start cannot be told from time that passed while nobody was there
-                if ran < limit - EARLY and not world.started_ahead:
+                # a clock that is ahead after a boot cannot be told from time that passed while nobody was there
+                if ran < limit - EARLY and not world.clock_ran_ahead:
                     raise Violation(
                         f"I5: {run.id} was ended by its budget of {limit:.0f} s after {ran:.0f} s"
                     )

@@ -23,6 +23,7 @@ from gpuwatch.custody import permit, rules
 from gpuwatch.daemon import collecting, companion, destroying, renting
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.main import Children
+from gpuwatch.ledger import Ledger
 from gpuwatch.ledger.writer import Writer
 from gpuwatch.lifecycle import decide, evolve
 from gpuwatch.lifecycle import events as e
@@ -156,14 +157,22 @@ def budget_by_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
 
 
 class _WallClock:
-    def __init__(self, wall: Callable[[], float], elapsed: Callable[[], float]) -> None:
+    offset = 0.0
+
+    def __init__(self, wall: Callable[[], float], elapsed: Callable[[], float], boot: str) -> None:
         self._wall = wall
+        self.boot = boot
 
     def __call__(self) -> float:
         return self._wall()
 
     def not_before(self, at: float) -> None:
         """It does not care."""
+
+
+def clock_forgotten_at_a_restart(patch: pytest.MonkeyPatch) -> None:
+    """I5: each process believes the wall clock of its start."""
+    patch.setattr(Ledger, "mark_clock", lambda *_: None)
 
 
 def any_path_goes(patch: pytest.MonkeyPatch) -> None:
@@ -182,7 +191,8 @@ def names_shown_as_they_are(patch: pytest.MonkeyPatch) -> None:
 GUARDS: tuple[Patch, ...] = (
     always_granted, holds_ignored, collected_without_proof, hash_not_compared, content_not_synced, names_not_synced,
     start_not_written_first, any_error_is_a_no, answered_before_durable, ledger_not_synced, absent_is_gone,
-    collecting_not_resumed, budget_ignored, budget_by_the_wall_clock, any_path_goes, names_shown_as_they_are,
+    collecting_not_resumed, budget_ignored, budget_by_the_wall_clock, clock_forgotten_at_a_restart,
+    any_path_goes, names_shown_as_they_are,
 )  # fmt: skip
 
 

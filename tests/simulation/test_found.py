@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from simulation.cloud import Box, Job
@@ -110,6 +111,56 @@ def test_a_clock_that_somebody_sets_ends_no_job(step: float) -> None:
         assert job.ended is not None
         assert job.started is not None
         assert 3500 < job.ended - job.started < 3700
+
+
+@pytest.mark.parametrize("step", [-90_000.0, 90_000.0])
+def test_a_clock_that_somebody_sets_while_no_daemon_runs_ends_no_job(step: float) -> None:
+    """Only within one process were durations kept from the wall clock."""
+    with World(1) as world:
+        with_job(world, length=100_000.0)
+
+        async def first(world: World) -> None:
+            await world.launch(SPEC + "[budget]\nmax_hours = 1\n", "k")
+            await until(world, State.RUNNING)
+            await asyncio.sleep(600)
+            await world.faults.die()
+
+        assert not world.live(first, power_cut=False)
+        world.time.wrong = step
+        world.time.now += 30
+        assert world.live(lambda world: until(world, State.FAILED))
+        (job,) = [m.box.job for m in world.cloud.machines.values()]
+        assert job.ended is not None
+        assert job.started is not None
+        assert 3500 < job.ended - job.started < 3700
+
+
+def test_a_machine_that_no_listing_has_had_yet_is_not_gone_because_the_clock_was_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A laptop booted an hour ahead: a machine of this minute was a dud by its age, absent, and rented anew."""
+    with World(1) as world:
+        with_job(world)
+        world.cloud.lag_create = 90.0
+        honest, lost = world.transport._write, iter(("the first",))
+
+        async def unanswered(kind: Kind | None, endpoint: str, path: str, kwargs: dict[str, Any]) -> Any:
+            if endpoint == "destroy" and next(lost, None):
+                return None
+            return await honest(kind, endpoint, path, kwargs)
+
+        monkeypatch.setattr(world.transport, "_write", unanswered)
+
+        async def until_rented(world: World) -> None:
+            await world.launch(SPEC, "k")
+            await until(world, State.BOOTING)
+            await world.faults.die()
+
+        assert not world.live(until_rented, power_cut=True)
+        world.time.wrong = 3700.0
+        assert world.live(lambda world: until(world, State.GONE, State.FAILED))
+        assert next(lost, None) is None
+        world.judge.end()
 
 
 def test_no_vault_is_made_in_the_mount_point_of_the_one_that_is_not_mounted() -> None:

@@ -35,9 +35,9 @@ from gpuwatch.box.hostkeys import HostKeys
 from gpuwatch.client import wire
 from gpuwatch.config import Config, Scrub, Watch
 from gpuwatch.custody import permit
-from gpuwatch.daemon.clock import SteadyClock
+from gpuwatch.daemon.clock import SteadyClock, resume
 from gpuwatch.daemon.context import Context
-from gpuwatch.daemon.main import Children, fleet_of, resume
+from gpuwatch.daemon.main import Children, fleet_of
 from gpuwatch.ledger import Ledger
 from gpuwatch.ledger.opening import migrate
 from gpuwatch.ledger.schema import PRAGMAS
@@ -85,8 +85,11 @@ class World:
         self.specs: dict[str, RunSpec] = {}
         self.habits: dict[Kind, float] = {}
         """How likely each kind of event is at each moment of a bad day."""
-        self.started_ahead = False
-        """Whether some process was started while the wall clock was ahead."""
+        self.boot = 1
+        """Which boot of the daemon's own computer this is."""
+        self.clock_ran_ahead = False
+        """Whether the clock was ahead after a boot of the computer: that looks like time in which nobody was there."""
+        self._offset, self._boot_seen = float("inf"), self.boot
         self.crashes = 0
         self.ledger: Ledger | None = None
         self.children: Children | None = None
@@ -221,15 +224,24 @@ class World:
         self.disk.release()
         if how is Kind.POWER_CUT:
             self.disk.power_cut()
+            self.boot += 1
         self.judge.ledger()
+
+    def _learn_clock(self, clock: SteadyClock) -> None:
+        """A new boot may begin with any time of day; within a boot the daemon has to know better."""
+        ahead = clock.offset > self._offset + 1
+        if ahead and self.boot != self._boot_seen:
+            self.clock_ran_ahead = True
+        self._offset, self._boot_seen = clock.offset, self.boot
 
     async def _process(self, script: Callable[[World], Any]) -> None:
         """What `gpuwatch.daemon.main.Daemon.run` does, without socket and signals."""
         forget_folders()
-        self.started_ahead = self.started_ahead or self.time.wrong > 0
         vault = Vault(self.home / "vault")
         vault.create(self.home / "vaults")
-        clock = SteadyClock(wall=lambda: self.time.wall, elapsed=lambda: self.time.now)
+        clock = SteadyClock(
+            wall=lambda: self.time.wall, elapsed=lambda: self.time.now, boot=f"boot {self.boot}"
+        )
         database: Any = self.database
         for pragma in PRAGMAS:
             await database.execute(pragma)
@@ -237,6 +249,7 @@ class World:
         ledger = Ledger(database, now=clock)
         await ledger._load()
         await resume(clock, ledger)
+        self._learn_clock(clock)
         self.ledger = ledger
         config = Config(
             watch=Watch(accounts="20s", booting="8s", telemetry="15s", lost_create="3m"),

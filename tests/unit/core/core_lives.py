@@ -1,12 +1,17 @@
-"""Sample events and runs, and what harmless text is, for the tests beside this file."""
+"""Sample events and runs, a ledger to put them in, and what harmless text is, for the tests beside this file."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import unicodedata
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import create
 from gpuwatch.lifecycle.run import Machine, Phase, ReceiptRef, Run, State
@@ -99,3 +104,16 @@ def run(state: State = State.REQUESTED, **changes: Any) -> Run:
 def harmless(text: str) -> bool:
     """Whether a terminal shows this text and does nothing else with it."""
     return all(unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text)
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, now: Callable[[], float] = lambda: NOW) -> AsyncIterator[Ledger]:
+    """A ledger with its writer running; closed in good order."""
+    ledger = await Ledger.open(path, now=now)
+    writer = asyncio.create_task(ledger.write())
+    try:
+        yield ledger
+    finally:
+        ledger.stop()
+        await writer
+        await ledger.close()

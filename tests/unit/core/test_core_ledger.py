@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
-from core_lives import BOOT, EVENTS, INSTANCE, LABEL, NOW, REQUESTED
+from core_lives import BOOT, EVENTS, INSTANCE, LABEL, NOW, REQUESTED, opened
 
 from gpuwatch.custody.facts import Copy
 from gpuwatch.ledger import Ledger, LedgerDamaged
@@ -22,19 +20,6 @@ from gpuwatch.ledger.schema import MIGRATIONS
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import Impossible
 from gpuwatch.lifecycle.run import State
-
-
-@contextlib.asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[Ledger]:
-    """A ledger with its writer running; closed in good order."""
-    ledger = await Ledger.open(path, now=lambda: NOW)
-    writer = asyncio.create_task(ledger.write())
-    try:
-        yield ledger
-    finally:
-        ledger.stop()
-        await writer
-        await ledger.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 from blockbuster import blockbuster_ctx
-from core_lives import BOOT, EVENTS, NOW, REQUESTED
+from core_lives import BOOT, EVENTS, NOW, REQUESTED, opened
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -157,18 +156,6 @@ def test_a_restart_opens_no_new_day() -> None:
 
 
 # --- the ledger ----------------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.open(path, now=lambda: NOW)
-    writer = asyncio.create_task(ledger.write())
-    try:
-        yield ledger
-    finally:
-        ledger.stop()
-        await writer
-        await ledger.close()
 
 
 async def running(ledger: Ledger, *copies: Copy) -> None:

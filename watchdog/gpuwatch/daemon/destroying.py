@@ -25,9 +25,9 @@ from gpuwatch.daemon.link import Backoff, Link, alias
 from gpuwatch.daemon.live import Live
 from gpuwatch.daemon.renting import foreign
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.absence import AFTER_DESTROY
+from gpuwatch.lifecycle.absence import AFTER_DESTROY, OUT_OF_THE_BLUE, Policy
 from gpuwatch.lifecycle.decide import Destroy, decide
-from gpuwatch.lifecycle.run import Phase, Run, State
+from gpuwatch.lifecycle.run import Machine, Phase, Run, State
 from gpuwatch.spec import RunSpec
 from gpuwatch.vault import receipt
 
@@ -49,7 +49,7 @@ async def destroy(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
         if not isinstance(decide(run, spec), Destroy):
             return
         if machine.destroy is not Phase.NONE and await fleet.await_absence(
-            machine.instance_id, AFTER_DESTROY
+            machine.instance_id, _patience(ctx, machine)
         ):
             # the destroy whose answer was lost has worked
             await ctx.ledger.append(run.id, e.DestroyAccepted())
@@ -114,6 +114,15 @@ async def _permit(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
     return grant(run, proof, verdict, inventory, now=ctx.now(), transferring=live.bringing.locked())
 
 
+def _patience(ctx: Context, machine: Machine) -> Policy:
+    """What convinces us that it is gone: of a machine that no listing ever had, two without it say little.
+
+    A vendor may show a new machine a minute late, and until then a destroy may be answered with 404.
+    """
+    entry = ctx.ledger.register.get(machine.label)
+    return OUT_OF_THE_BLUE if entry is not None and entry.listed_at is None else AFTER_DESTROY
+
+
 async def confirm_gone(ctx: Context, run: Run, link: Link, live: Live) -> None:
     """Watch until complete listings and a look-up agree; a machine that stays is destroyed again."""
     machine = run.machine
@@ -123,7 +132,7 @@ async def confirm_gone(ctx: Context, run: Run, link: Link, live: Live) -> None:
     fleet = ctx.fleets[machine.provider]
     patience = 24
     for _ in range(patience):
-        evidence = await fleet.await_absence(machine.instance_id, AFTER_DESTROY)
+        evidence = await fleet.await_absence(machine.instance_id, _patience(ctx, machine))
         if evidence is not None:
             live.say(None)
             run = ctx.ledger.runs[run.id]

@@ -21,7 +21,7 @@ from gpuwatch.clean import clean
 from gpuwatch.config import Config, ConfigError, SshSettings, vault_folder
 from gpuwatch.daemon import telling
 from gpuwatch.daemon.actor import Actor
-from gpuwatch.daemon.clock import SteadyClock
+from gpuwatch.daemon.clock import SteadyClock, boot_of_this_computer, resume
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.lock import RENEW, AlreadyRunning, Lock, locked
@@ -61,7 +61,7 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         vault = Vault(vault_folder(self.paths, self.config))
         vault.create(self.paths.state / "vaults")
-        clock = SteadyClock()
+        clock = SteadyClock(boot=boot_of_this_computer())
         ledger = await Ledger.open(self.paths.ledger, now=clock)
         await resume(clock, ledger)
         key = own_key(self.paths.keys)
@@ -107,12 +107,6 @@ async def _pulse(config: Config, writer: asyncio.Task[None]) -> None:
         signs.create_task(feed_watchdog(writer))
         if config.notify.heartbeat is not None:
             signs.create_task(ping(config.notify.heartbeat, parse_duration(config.notify.every), writer))
-
-
-async def resume(clock: SteadyClock, ledger: Ledger) -> None:
-    """Go on from the newest record when the computer's clock is behind it."""
-    for newest in await ledger.events(since=ledger.last_seq - 1, limit=1):
-        clock.not_before(newest.at)
 
 
 class Children:

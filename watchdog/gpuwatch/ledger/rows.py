@@ -63,11 +63,17 @@ _PROVED = "UPDATE copies SET proved_at = ? WHERE run = ? AND path = ?"
 _DELETE_SCRUB = "DELETE FROM scrubs WHERE run = ? AND path = ?"
 _INSERT_LAUNCH = "INSERT INTO launches (key, run) VALUES (?, ?)"
 _INSERT_ACCOUNT = "INSERT OR REPLACE INTO accounts (provider, user, key_id, at) VALUES (?, ?, ?, ?)"
+_INSERT_CLOCK = "INSERT OR REPLACE INTO clock (id, boot, offset) VALUES (1, ?, ?)"
 
 
 def event_row(seq: int, at: float, run: str | None, event: e.Event) -> Statement:
     """One line of the log."""
     return (_INSERT_EVENT, (seq, at, run, str(type(event).__struct_config__.tag), e.ENCODER.encode(event)))
+
+
+def clock_row(boot: str, offset: float) -> Statement:
+    """Which clock the times are of."""
+    return (_INSERT_CLOCK, (boot, offset))
 
 
 def run_row(run: Run, seq: int, *, new: bool = False) -> Statement:

@@ -108,4 +108,12 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE copies ADD COLUMN home_mtime_ns INTEGER",
         "ALTER TABLE copies ADD COLUMN home_inode INTEGER",
     ),
+    (
+        # which clock the recorded times are of: within one boot of the computer, time is counted on from here
+        """CREATE TABLE clock (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            boot TEXT NOT NULL,
+            offset REAL NOT NULL
+        ) STRICT""",
+    ),
 )

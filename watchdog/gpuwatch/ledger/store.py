@@ -52,6 +52,14 @@ class StoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockMark:
+    """Which clock recorded times are of: seconds since `boot` of the computer, plus `offset`."""
+
+    boot: str
+    offset: float
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A run, whether in memory or not, and its proved copies by path."""
 
@@ -78,6 +86,8 @@ class Ledger:
         """By label: machines that exist or may exist, are checked after their end, or stand in an alarm."""
         self.accounts: dict[str, e.AccountSeen] = {}
         """Provider → the account that our machines are of."""
+        self.clock: ClockMark | None = None
+        """Which clock the times on record are of; None before any daemon said so."""
         self.forgotten: list[Callable[[str], None]] = []
         """Called with the id of each run that leaves the memory."""
         self._launches: dict[str, str] = {}
@@ -183,6 +193,13 @@ class Ledger:
         self.accounts[event.provider] = event
         self._seq += 1
         await self._durable([rows.event_row(self._seq, at, None, event), rows.account_row(event, at)])
+
+    def mark_clock(self, boot: str, offset: float) -> None:
+        """From here on recorded times are those of this clock; durable before anything that is recorded later."""
+        mark = ClockMark(boot, offset)
+        if mark != self.clock:
+            self.clock = mark
+            self._writer.submit([rows.clock_row(boot, offset)])
 
     def _enter(self, label: str, event: e.AnyEvent, at: float) -> dict[str, Statement]:
         """What the event makes of the machine's entry, in memory; the row to write, if it changes."""
@@ -442,6 +459,9 @@ class Ledger:
         async with run("SELECT provider, user, key_id FROM accounts") as cursor:
             async for row in cursor:
                 self.accounts[row[0]] = e.AccountSeen(provider=row[0], user=row[1], key_id=row[2])
+        async with run("SELECT boot, offset FROM clock") as cursor:
+            async for row in cursor:
+                self.clock = ClockMark(row[0], row[1])
 
 
 async def _entries(cursor: aiosqlite.Cursor) -> Any:
