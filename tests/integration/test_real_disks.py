@@ -87,7 +87,9 @@ def test_two_names_that_the_disk_takes_for_one_are_a_hold_and_the_first_is_home(
         assert any("only in case" in hold.reason for hold in report.holds)
         assert here.file(run, "out/Model.bin").read_text() == "one"
         assert len(here.living()) == 1, "the machine still has what this vault cannot keep"
-        waive = wire.Destroy(run=run, waive=["out/model.bin"], confirm="job", reason="the other one is enough")
+        waive = wire.Destroy(
+            run=run, waive=["out/model.bin"], confirm="job", reason="the other one is enough"
+        )
         here.call("destroy", waive, wire.CustodyReport)
         assert here.wait_event(run, "gone")
         assert here.file(run, "out/Model.bin").read_text() == "one"

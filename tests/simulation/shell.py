@@ -26,6 +26,7 @@ from gpuwatch.box.errors import BoxAuth, BoxFault, BoxUnreachable
 from gpuwatch.box.fetch import Fetched, NotFetched, Progress, Wanted
 from gpuwatch.box.frames import FrameError, Missing, parse_hash
 from gpuwatch.box.landing import Landing, Large, Part
+from gpuwatch.box.pace import Pace
 from gpuwatch.box.sentinel import Facts, Sentinel, install
 from gpuwatch.box.ssh import Output
 from gpuwatch.vault.layout import VaultUnusable
@@ -66,6 +67,7 @@ class Connection:
         self.machine = machine
         self.endpoint = endpoint
         self.fingerprint = "SHA256:sim"
+        self.pace = Pace()
         self._closed = False
         self._boot = machine.box.boot
         self._slept = cloud.time.slept

@@ -269,3 +269,28 @@ def test_a_look_up_that_asked_another_account_is_no_evidence(monkeypatch: pytest
 
         world.live(script)
         assert found == [None], "a machine that the next listing shows counts as gone"
+
+
+def test_an_upload_is_shown_while_it_lasts_and_is_no_hold() -> None:
+    with World(1) as world:
+        with_job(world)
+        (world.home / "data.bin").write_bytes(b"x" * 5000)
+        asked: list[asyncio.Task[wire.RunDetail]] = []
+
+        def hook(name: str) -> None:
+            if name == "box receive" and not asked:
+                run = wire.RunRef(run=only(world).id)
+                assert world.children is not None
+                asked.append(asyncio.get_running_loop().create_task(world.children.service.run(run)))
+
+        async def script(world: World) -> None:
+            await world.launch(SPEC + '[upload]\npaths = ["data.bin"]\n', "k")
+            await until(world, lambda: only(world).state is State.GONE)
+
+        world.faults.hook = hook
+        assert world.live(script)
+        (task,) = asked
+        row = task.result().run
+        assert row.transfer is not None
+        assert (row.transfer.up, row.transfer.bytes_total, row.transfer.files_total) == (True, 5000, 1)
+        assert "downloading" not in [hold.name for hold in row.holds]

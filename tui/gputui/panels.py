@@ -50,7 +50,7 @@ def outlook(run: wire.RunRow) -> list[Line]:
 
 
 def transfer(run: wire.RunRow, width: int) -> list[Line]:
-    """The download under way."""
+    """The download or upload under way."""
     move = run.transfer
     if move is None:
         return []
@@ -58,7 +58,15 @@ def transfer(run: wire.RunRow, width: int) -> list[Line]:
     full, rest = spark.bar(share, max(8, min(24, width // 4)))
     eta = f", {say.duration(move.eta)} left" if move.eta is not None else ""
     text = f"{say.percent(share)}  {move.files_done}/{move.files_total} files  {say.speed(move.rate)}{eta}"
-    return [[("copy  ", "dim"), (full, "busy"), (rest, "dim"), (f"  {text}  ", ""), (move.path, "dim")]]
+    return [
+        [
+            ("send  " if move.up else "copy  ", "dim"),
+            (full, "busy"),
+            (rest, "dim"),
+            (f"  {text}  ", ""),
+            (move.path, "dim"),
+        ]
+    ]
 
 
 def safety(run: wire.RunRow) -> Line:

@@ -203,7 +203,7 @@ class RunRow(Struct, frozen=True, kw_only=True):
 
 
 class TransferRow(Struct, frozen=True, kw_only=True):
-    """A download under way: files and bytes done of total, bytes per second, seconds left."""
+    """A transfer under way: files and bytes done of total, bytes per second, seconds left."""
 
     path: str
     files_done: int
@@ -212,6 +212,8 @@ class TransferRow(Struct, frozen=True, kw_only=True):
     bytes_total: int
     rate: float
     eta: float | None
+    up: bool = False
+    """Whether files go to the box; else they come home."""
 
 
 class ArtifactRow(Struct, frozen=True, kw_only=True):

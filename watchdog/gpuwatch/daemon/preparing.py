@@ -13,6 +13,7 @@ from gpuproviders.model import Power
 from gpuwatch.box.errors import BoxError, BoxFault, BoxUnreachable, HostKeyChanged, NoPython
 from gpuwatch.box.ports import Agent
 from gpuwatch.box.sentinel import Facts, StageState
+from gpuwatch.box.transfer import Progress
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
@@ -137,13 +138,13 @@ async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
         await _cannot(ctx, run, str(error))
         return
     live.say(f"uploading {len(files)} files" if files else None)
-    await sentinel.upload(files)
+    await _upload(sentinel, files, live)
     if spec.train is not None:
         if ctx.trainer is None:
             await _cannot(ctx, run, "the trainer is not installed beside gpuwatch")
             return
         trainer = await asyncio.to_thread(lambda root: list(trainer_files(root)), ctx.trainer)
-        await sentinel.upload(trainer, root=f"{sentinel.folder}/trainer")
+        await _upload(sentinel, trainer, live, root=f"{sentinel.folder}/trainer")
         env["GPUWATCH_TRAINER"] = f"{sentinel.folder}/trainer"
     if spec.setup is not None and not await _set_up(ctx, run, spec, sentinel, env, live):
         return
@@ -153,6 +154,17 @@ async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
     if state.phase == "none":
         raise BoxFault("the job did not start")
     await ctx.ledger.append(run.id, e.JobStarted(boot_id=facts.boot_id, pid=state.pid or 0))
+
+
+async def _upload(
+    sentinel: Agent, files: list[tuple[str, Path]], live: Live, *, root: str | None = None
+) -> None:
+    """Send files, seen by whoever looks at the run meanwhile."""
+    live.transfer = Progress()
+    try:
+        await sentinel.upload(files, root=root, progress=live.transfer)
+    finally:
+        live.transfer = None
 
 
 async def _cannot(ctx: Context, run: Run, reason: str) -> None:

@@ -83,7 +83,7 @@ def holds(run: Run, exposed: wire.Exposure, live: Live) -> list[wire.HoldRow]:
         if run.receipt is None and run.state is not State.RUNNING and not exposed.files:
             found.append(named.Hold("receipt", "the final collection has not proved everything yet"))
     if run.exists:
-        transferring = live.transfer is not None
+        transferring = live.transfer is not None and not live.transfer.up
         found = [*named.passing(run, sessions=live.logins, transferring=transferring), *found]
     return [_hold_row(hold) for hold in (*named.placed(run), *found)]
 
@@ -152,6 +152,7 @@ def run_row(
             bytes_total=transfer.bytes_total,
             rate=transfer.rate(clock),
             eta=_eta(transfer.bytes_total - transfer.bytes_done, transfer.rate(clock)),
+            up=transfer.up,
         ),
         created_at=run.created_at,
         started_at=run.started_at,
@@ -207,7 +208,7 @@ def custody_report(
     if spec is not None and run.data_at_risk and run.state not in FINAL and live.boot_id is not None:
         inventory = Inventory("", live.boot_id, now, live.files, links=live.links)
         verdict = assess(spec, inventory, copies, run.waivers, job_succeeded=run.exit_code == 0)
-        moving = live.transfer.path if live.transfer is not None else None
+        moving = live.transfer.path if live.transfer is not None and not live.transfer.up else None
         for file in verdict.unsafe:
             state = "downloading" if file.path == moving else "on-box"
             unsafe.append(_artifact(spoken(file.path), file.size, state))
