@@ -30,6 +30,8 @@ from typing import Any
 
 from simulation.clock import Crash
 
+from gpuwatch.vault import disk as vault_disk
+
 Gate = Callable[[str, bool], None]
 """Called with (operation, already done); may raise OSError or Crash."""
 
@@ -204,11 +206,12 @@ class Disk:
     def installed(self) -> Iterator[None]:
         """While inside, every change below `root` by anybody in this process is seen."""
         calls = {
-            "open": self._os_open, "pwritev": self._pwritev, "fsync": self._fsync, "fdatasync": self._fsync,
+            "open": self._os_open, "pwritev": self._pwritev, "write": self._write, "fsync": self._fsync, "fdatasync": self._fsync,
             "replace": self._rename, "rename": self._rename, "link": self._link, "unlink": self._unlink,
             "remove": self._unlink, "mkdir": self._mkdir, "ftruncate": self._ftruncate, "rmdir": self._rmdir,
         }  # fmt: skip
         self._real = {f"os.{name}": getattr(os, name) for name in calls} | {"io.open": io.open}
+        syncfs, vault_disk._SYNCFS = vault_disk._SYNCFS, self._syncfs
         for name, call in calls.items():
             setattr(os, name, call)
         io.open = self._io_open  # type: ignore[assignment]
@@ -218,6 +221,7 @@ class Disk:
             for name in calls:
                 setattr(os, name, self._real[f"os.{name}"])
             io.open = self._real["io.open"]
+            vault_disk._SYNCFS = syncfs
 
     def _ours(self, path: Any) -> bool:
         return not self._ourselves and not isinstance(path, int) and os.fspath(path).startswith(self._prefix)
@@ -252,8 +256,9 @@ class Disk:
 
     def _os_open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         real = self._real["os.open"]
-        if dir_fd is not None or not self._ours(path) or not flags & _WRITES:
-            return int(real(path, flags, mode, dir_fd=dir_fd))
+        path = _whole(path, dir_fd)
+        if not self._ours(path) or not flags & _WRITES:
+            return int(real(path, flags, mode))
 
         def act() -> int:
             fresh = not os.path.lexists(path)
@@ -284,6 +289,19 @@ class Disk:
         return int(
             self._through("write", lambda: self._real["os.pwritev"](descriptor, buffers, offset, flags))
         )
+
+    def _write(self, descriptor: int, data: Any) -> int:
+        real = self._real["os.write"]
+        return int(
+            self._through("write", lambda: real(descriptor, data))
+            if descriptor in self._open
+            else real(descriptor, data)
+        )
+
+    def _syncfs(self, _folder: int) -> int:
+        """Everything that anybody wrote to this file system."""
+        self._through("fsync", self.sync)
+        return 0
 
     def _ftruncate(self, descriptor: int, length: int) -> None:
         self._through("truncate", lambda: self._real["os.ftruncate"](descriptor, length))
@@ -322,9 +340,12 @@ class Disk:
                 left.append(change)
         self._changes = left
 
-    def _rename(self, src: Any, dst: Any, **kwargs: Any) -> None:
+    def _rename(
+        self, src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
+    ) -> None:
+        src, dst = _whole(src, src_dir_fd), _whole(dst, dst_dir_fd)
         if not self._ours(src):
-            self._real["os.replace"](src, dst, **kwargs)
+            self._real["os.replace"](src, dst)
             return
 
         def act() -> None:
@@ -348,8 +369,9 @@ class Disk:
         self._removal(self._real["os.rmdir"], path, dir_fd)
 
     def _removal(self, real: Any, path: Any, dir_fd: int | None) -> None:
-        if dir_fd is not None or not self._ours(path):
-            real(path, dir_fd=dir_fd)
+        path = _whole(path, dir_fd)
+        if not self._ours(path):
+            real(path)
             return
 
         def act() -> None:
@@ -370,6 +392,11 @@ class Disk:
             self._changed(path, inode)
 
         self._through("mkdir", act)
+
+
+def _whole(path: Any, folder: int | None) -> Any:
+    """The path as a string of its own, when it is one below an open folder."""
+    return path if folder is None else os.fspath(Path(f"/proc/self/fd/{folder}").readlink() / path)
 
 
 def _common(one: bytes, other: bytes) -> int:

@@ -127,6 +127,23 @@ def send(box: Box, root: str, task: dict[str, Any]) -> Iterator[bytes]:
     yield _FRAME.pack(0) + line({"i": number, "id": file.identity if after is None else after.identity})
 
 
+def send_pack(box: Box, root: str, task: dict[str, Any]) -> Iterator[bytes]:
+    """`send`, small files whole: answers of up to three, each a line of rows and then the bytes."""
+    wanted = task["pack"]
+    for at in range(0, len(wanted), 3):
+        answer: list[list[Any]] = []
+        parts: list[bytes] = []
+        for number, path in wanted[at : at + 3]:
+            file = tree(box, root).get(path)
+            if file is None:
+                answer.append([number, "No such file or directory", True])
+            else:
+                answer.append([number, *file.identity, hashlib.sha256(file.content).hexdigest()])
+                parts.append(file.content)
+        yield line({"pack": answer})
+        yield b"".join(parts)
+
+
 def hash_of(box: Box, root: str, task: dict[str, Any]) -> bytes:
     """`hash`, one file."""
     file = tree(box, root).get(task["path"])

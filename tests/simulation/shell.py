@@ -1,41 +1,30 @@
 """The way into a simulated box: an SSH connection that breaks, hangs, lies and comes back.
 
-The daemon's own `Sentinel` runs above it, with its parsers of hostile answers and its way of
-proving files; only SSH itself is replaced, and the thread that writes files is called on
-the spot.
+The daemon's own `Sentinel` runs above it, with its parsers of hostile answers; only SSH itself
+is replaced. How files come home over it is in `arriving`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 from simulation import sentinel
-from simulation.cloud import Box as TrueBox
 from simulation.cloud import Cloud, Machine
 from simulation.faults import Faults, Kind
-from simulation.vast import machine_of, run_of
+from simulation.vast import run_of
 
 from gpuproviders.model import Endpoint
-from gpuwatch.box import fetch as product
-from gpuwatch.box.errors import BoxAuth, BoxFault, BoxUnreachable
-from gpuwatch.box.fetch import Fetched, NotFetched, Progress, Wanted
-from gpuwatch.box.frames import FrameError, Missing, parse_hash
-from gpuwatch.box.landing import Landing, Large, Part
+from gpuwatch.box.errors import BoxUnreachable
 from gpuwatch.box.pace import Pace
-from gpuwatch.box.sentinel import Facts, Sentinel, install
 from gpuwatch.box.ssh import Output
-from gpuwatch.vault.layout import VaultUnusable
-from gpuwatch.vault.sink import PartName
 
 _ASK = (
     Kind.HANG, Kind.ERROR_BEFORE, Kind.ERROR_AFTER, Kind.WRONG, Kind.PARTIAL, Kind.DUPLICATE, Kind.DELAY,
 )  # fmt: skip
-_STREAM = (Kind.HANG, Kind.ERROR_BEFORE, Kind.WRONG, Kind.PARTIAL, Kind.DUPLICATE, Kind.DELAY)
+STREAM = (Kind.HANG, Kind.ERROR_BEFORE, Kind.WRONG, Kind.PARTIAL, Kind.DUPLICATE, Kind.DELAY)
 NONSENSE = (
     b"",
     b"{}\n",
@@ -91,7 +80,7 @@ class Connection:
         faults, draw = self.faults, self.cloud.draw
         kind = await faults.call(f"box {name}", kinds, self.run_id)
         await asyncio.sleep(seconds * draw.uniform(0.5, 2.0) + (30 if kind is Kind.DELAY else 0))
-        if faults.lasts(Kind.OFFLINE) or self._cut_off():
+        if faults.lasts(Kind.OFFLINE) or self.cut_off():
             faults.note(Kind.OFFLINE if faults.lasts(Kind.OFFLINE) else Kind.BOX_OFFLINE, self.run_id)
             await self.break_off(20)
         if self.closed or kind is Kind.ERROR_BEFORE:
@@ -101,7 +90,7 @@ class Connection:
         self.machine.box.run_to(self.cloud.time.now)
         return kind
 
-    def _cut_off(self) -> bool:
+    def cut_off(self) -> bool:
         return any(start <= self.cloud.time.now < end for start, end in self.machine.cut_off)
 
     async def break_off(self, after: float) -> None:
@@ -204,7 +193,7 @@ class Stream:
         if not self._first:
             await asyncio.sleep(order["interval"])
         self._first = False
-        kind = await connection.exchange("watch", _STREAM, 0.02)
+        kind = await connection.exchange("watch", STREAM, 0.02)
         await connection.faults.done(kind)
         box = connection.machine.box
         now = connection.cloud.time.now
@@ -239,163 +228,6 @@ class Stream:
 class _Silence:
     async def read(self, _size: int) -> bytes:
         return b""
-
-
-class SimulatedSentinel(Sentinel):
-    """The product's own, but files arrive without a thread: what the thread does is done on the spot."""
-
-    async def fetch(
-        self,
-        wanted: Sequence[Wanted],
-        *,
-        partial: Path,
-        boot_id: str,
-        progress: Progress,
-        root: str | None = None,
-    ) -> AsyncGenerator[Fetched | NotFetched, None]:
-        connection: Any = self.box
-        where = root or self.work
-        for want in wanted:
-            file = Large(0, want, PartName.of(partial, want.path))
-            try:
-                have = await _in_vault(lambda file=file: product.begin_large(file, boot_id))
-                for start, end in product.gaps(have, want.identity[0], 1 << 40) or [(0, 0)]:
-                    received, complete = await _receive(
-                        connection, where, {"i": 0, "path": want.path, "from": start, "to": end}
-                    )
-                    part = Part(file, start, end)
-                    for problem in await asyncio.to_thread(_land, want, part, progress, received):
-                        raise problem
-                    if not complete:
-                        await connection.break_off(0)
-                await _hash(connection, where, file)
-                yield await _in_vault(lambda file=file: product.prove_large(file, partial.parent))
-            finally:
-                if file.sink is not None:
-                    await asyncio.shield(asyncio.to_thread(file.sink.close))
-
-
-async def _in_vault(work: Callable[[], Any]) -> Any:
-    try:
-        return await asyncio.to_thread(work)
-    except OSError as error:
-        raise VaultUnusable(error.errno, f"cannot write to the vault: {error.strerror}") from error
-
-
-async def _hash(connection: Connection, root: str, file: Large) -> None:
-    """Ask the box for the hash of the whole file."""
-    kind = await connection.exchange("hash", _STREAM, 0.05)
-    answer = sentinel.hash_of(connection.machine.box, root, {"i": 0, "path": file.want.path})
-    await connection.faults.done(kind)
-    if kind in (Kind.PARTIAL, Kind.DUPLICATE):
-        await connection.break_off(0)
-    if kind is Kind.WRONG:
-        answer = connection.cloud.draw.choice(NONSENSE[3:])
-    try:
-        told = parse_hash(answer.rstrip(b"\n"), 1)
-    except FrameError as error:
-        raise BoxFault(f"the box sent nonsense: {error}") from error
-    if isinstance(told, Missing):
-        file.failure = file.failure or NotFetched(file.want, told.error, gone=told.gone)
-    elif not isinstance(told, int):
-        file.hashed = told[1:]
-
-
-async def _receive(connection: Connection, root: str, task: dict[str, Any]) -> tuple[bytes, bool]:
-    """The bytes of one file as they arrive, and whether all did. The box goes on living meanwhile."""
-    kind = await connection.exchange("send", _STREAM, 0.05)
-    box: TrueBox = connection.machine.box
-    received, draw = bytearray(), connection.cloud.draw
-    pieces = sentinel.send(box, root, task)
-    for piece in pieces:
-        received += piece
-        if len(piece) > 512:
-            await asyncio.sleep(draw.uniform(0, 4))
-            if connection.closed or connection._cut_off() or connection.faults.lasts(Kind.OFFLINE):
-                return bytes(received), False
-            box.run_to(connection.cloud.time.now)
-    await connection.faults.done(kind)
-    match kind:
-        case Kind.PARTIAL:
-            return bytes(received)[: draw.randrange(len(received))], False
-        case Kind.WRONG if len(received) > 400:
-            received[draw.randrange(200, len(received) - 180)] ^= 0x40  # a bit that flips on the way
-        case Kind.WRONG:
-            return draw.choice(NONSENSE[3:]), False
-        case Kind.DUPLICATE:
-            return bytes(received) * 2, True
-    return bytes(received), True
-
-
-class _Arrived:
-    """The pipe between loop and thread, with everything in it already."""
-
-    def __init__(self, data: bytes) -> None:
-        self._parts: list[list[bytes] | None] = [[data], None] if data else [None]
-        self.queue = self
-
-    def get(self) -> list[bytes] | None:
-        return self._parts.pop(0)
-
-    def taken(self, size: int) -> None:
-        """Nobody waits for room."""
-
-
-def _land(want: Wanted, part: Part, progress: Progress, received: bytes) -> list[Exception]:
-    """The product's worker thread, called: bytes → the partial file. What went wrong."""
-    events: list[Any] = []
-    pipe: Any = _Arrived(received)
-    pipe.loop = _Now()
-    landing = Landing(pipe, [want], _no_batch, progress, lambda _index, _outcome: None, events.append)
-    landing.ask(part)
-    landing._work()
-    return [event for event in events if isinstance(event, Exception)]
-
-
-class _Now:
-    """The event loop as a worker thread sees it, without waiting."""
-
-    def call_soon_threadsafe(self, call: Callable[..., object], *args: object) -> None:
-        call(*args)
-
-
-def _no_batch() -> Any:
-    raise AssertionError("small files come one by one here")
-
-
-class SimulatedBoxes:
-    """The daemon's Boxes port over a Cloud."""
-
-    def __init__(self, cloud: Cloud, faults: Faults) -> None:
-        self._cloud = cloud
-        self._faults = faults
-
-    async def connect(self, endpoint: Endpoint, *, alias: str) -> Connection:
-        """Log in, if the machine and the network between let us."""
-        machine = machine_of(self._cloud, alias)
-        run = run_of(machine.label) if machine is not None else None
-        kind = await self._faults.call(
-            "box connect", (Kind.HANG, Kind.ERROR_BEFORE, Kind.WRONG, Kind.DELAY), run
-        )
-        await asyncio.sleep(self._cloud.draw.uniform(0.1, 1.0) + (20 if kind is Kind.DELAY else 0))
-        await self._faults.done(kind)
-        if kind is Kind.WRONG:
-            raise BoxAuth("the box does not take our key (yet)")
-        if machine is None or not machine.alive or kind is Kind.HANG or self._faults.lasts(Kind.OFFLINE):
-            await asyncio.sleep(45)
-            raise BoxUnreachable("no route to host")
-        connection = Connection(self._cloud, self._faults, machine, endpoint)
-        if kind is Kind.ERROR_BEFORE or connection._cut_off():
-            raise BoxUnreachable("connection refused")
-        return connection
-
-    async def install(self, connection: Any) -> Facts:
-        """The product's own way of putting the sentinel there."""
-        return await install(connection)
-
-    def agent(self, connection: Any, workspace: str, run_id: str) -> SimulatedSentinel:
-        """The sentinel of one run."""
-        return SimulatedSentinel(connection, workspace, run_id)
 
 
 def _name(argv: list[str]) -> str:

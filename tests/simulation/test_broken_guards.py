@@ -7,6 +7,7 @@ guard keeps; the day that finds it need not name the same one.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,7 @@ from gpuwatch.ledger.writer import Writer
 from gpuwatch.lifecycle import decide, evolve
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import State
-from gpuwatch.vault import layout, receipt, sink
+from gpuwatch.vault import batch, layout, receipt, sink
 
 LIMIT = 1500
 """Days within which a broken guard must be found."""
@@ -86,9 +87,24 @@ def content_not_synced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sink.Sink, "_sync", only_told)
 
 
+def packs_not_synced(patch: pytest.MonkeyPatch) -> None:
+    """I1: a batch of small files is named before its bytes are on the disk."""
+    patch.setattr(batch, "sync_all", lambda *_: None)
+
+
+def packs_not_compared(patch: pytest.MonkeyPatch) -> None:
+    """I1: small files that arrived are taken for what was sent."""
+    honest = batch.Batch.add
+
+    def believing(self: Any, key: int, target: Any, data: Any, _told: str, mtime_ns: int) -> None:
+        honest(self, key, target, data, hashlib.sha256(data).hexdigest(), mtime_ns)
+
+    patch.setattr(batch.Batch, "add", believing)
+
+
 def names_not_synced(patch: pytest.MonkeyPatch) -> None:
     """I1: the folder that holds the name is not synced."""
-    for module in (sink, layout, receipt):
+    for module in (sink, layout, receipt, batch):
         patch.setattr(module, "fsync_folder", lambda _: None)
 
 
@@ -189,7 +205,7 @@ def names_shown_as_they_are(patch: pytest.MonkeyPatch) -> None:
 
 
 GUARDS: tuple[Patch, ...] = (
-    always_granted, holds_ignored, collected_without_proof, hash_not_compared, content_not_synced, names_not_synced,
+    always_granted, holds_ignored, collected_without_proof, hash_not_compared, content_not_synced, packs_not_synced, packs_not_compared, names_not_synced,
     start_not_written_first, any_error_is_a_no, answered_before_durable, ledger_not_synced, absent_is_gone,
     collecting_not_resumed, budget_ignored, budget_by_the_wall_clock, clock_forgotten_at_a_restart,
     any_path_goes, names_shown_as_they_are,

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from simulation.arriving import SimulatedSentinel
 from simulation.cloud import Box, Job
 from simulation.faults import Kind, Sweep
-from simulation.shell import SimulatedSentinel
 from simulation.world import World
 
 from gpuproviders.errors import Ambiguous, Unavailable

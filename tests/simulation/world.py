@@ -23,13 +23,13 @@ from unittest import mock
 import msgspec
 import structlog
 from simulation import vast
+from simulation.boxes import SimulatedBoxes
 from simulation.clock import Crash, Deadlock, SimulatedLoop, Time
 from simulation.cloud import Cloud, Violation
 from simulation.database import Database
 from simulation.disk import Disk, broken, no_space
 from simulation.faults import Faults, Kind
 from simulation.judge import Judge
-from simulation.shell import SimulatedBoxes
 
 from gpuwatch.box.hostkeys import HostKeys
 from gpuwatch.client import wire
