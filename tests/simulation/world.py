@@ -39,7 +39,7 @@ from gpuwatch.daemon.clock import SteadyClock, resume
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.main import Children, fleet_of
 from gpuwatch.ledger import Ledger
-from gpuwatch.ledger.opening import migrate
+from gpuwatch.ledger.opening import LedgerDamaged, migrate
 from gpuwatch.ledger.schema import PRAGMAS
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import FINAL, Run, State
@@ -337,4 +337,4 @@ def _disk_refused(error: BaseException) -> bool:
     """Whether the daemon ended because its ledger or its vault could not be used: the init system starts it again."""
     if isinstance(error, BaseExceptionGroup):
         return all(_disk_refused(inner) for inner in error.exceptions)
-    return isinstance(error, sqlite3.OperationalError | VaultUnusable)
+    return isinstance(error, sqlite3.OperationalError | VaultUnusable | LedgerDamaged)

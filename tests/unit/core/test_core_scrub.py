@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ from gpuwatch.custody.scrub import DAY, RETRY, Budget, Policy, Scrubbed, due
 from gpuwatch.daemon import scrubbing
 from gpuwatch.daemon.live import Live
 from gpuwatch.daemon.scrubbing import Scrubber, alarms
-from gpuwatch.ledger import Ledger
+from gpuwatch.ledger import Ledger, LedgerDamaged
 from gpuwatch.ledger.schema import MIGRATIONS
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import State
@@ -266,6 +267,26 @@ async def test_an_upgrade_that_was_cut_off_is_taken_again(tmp_path: Path) -> Non
     shutil.copy(FIXTURES / "v1.db", path)
     (tmp_path / "ledger.v1.tmp").write_text("half a backup")
     (tmp_path / "ledger.v1.bak").write_text("a whole one, but the upgrade was not committed")
+    async with opened(path) as ledger:
+        assert len(ledger.runs) == 6
+
+
+async def test_an_upgrade_without_room_for_its_backup_changes_nothing_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    shutil.copy(FIXTURES / "v1.db", path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(LedgerDamaged, match=r"No space left on device.*nothing is lost"):
+            await Ledger.open(path)
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    db.close()
     async with opened(path) as ledger:
         assert len(ledger.runs) == 6
 

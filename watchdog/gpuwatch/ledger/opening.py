@@ -76,7 +76,10 @@ async def migrate(connection: aiosqlite.Connection, path: Path) -> None:
             f"the ledger {path} was made by a newer gpuwatch (format {version}, this one knows {len(MIGRATIONS)}): upgrade"
         )
     if 0 < version < len(MIGRATIONS):
-        await _back_up(connection, path.with_suffix(f".v{version}.bak"))
+        try:
+            await _back_up(connection, path.with_suffix(f".v{version}.bak"))
+        except OSError as error:
+            raise unusable(path, error) from error
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         await connection.execute("BEGIN IMMEDIATE")
         for statement in statements:
