@@ -231,3 +231,72 @@ def test_k_quants_are_left_to_llama_quantize(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConfigError, match="llama-quantize Q9_X failed"):
         write_gguf(gpt.config, parameters(gpt), folder / "n.gguf", "q9_x", None, "x")
     assert [path.name for path in folder.iterdir()] == ["m.gguf"]
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_transformers_computes_what_we_export(tmp_path: Path, changes: dict[str, object]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    gpt, tokens = built(**changes), torch.randint(257, (2, 32))
+    write_hf(gpt.config, parameters(gpt), tmp_path, "f32", 256, None)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)(tokens).logits
+    assert (gpt.logits(tokens) - theirs).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"tied": False}, {"width": 256, "heads": 2, "kv_heads": 1, "qk_norm": True}]
+)
+def test_transformers_reads_our_gguf(tmp_path: Path, text: Path, changes: dict[str, object]) -> None:
+    """Its loader takes the size of Qwen3's heads from nowhere and assumes 128, so that is what is tested."""
+    from transformers import AutoModelForCausalLM
+
+    assert main(["tokenizer", str(text), "--vocab", "300", "--out", str(tmp_path / "t")]) == 0
+    gpt, tokens = built(vocab=300, **changes), torch.randint(300, (2, 32))
+    write_gguf(
+        gpt.config, parameters(gpt), tmp_path / "m.gguf", "f32", tmp_path / "t" / "tokenizer.json", "x"
+    )
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)(
+        tokens
+    ).logits
+    assert (gpt.logits(tokens) - theirs).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_models_of_others_become_gguf(tmp_path: Path, family: str) -> None:
+    """Qwen2 has biases; the file alone gives transformers' logits."""
+    from transformers import AutoModelForCausalLM
+    from tuning_models import foreign_base
+
+    heads = (
+        {"hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1} if family == "qwen3" else {}
+    )
+    source = foreign_base(tmp_path / "hf", family, **heads)
+    if family == "qwen3":
+        config = json.loads((source / "config.json").read_text())
+        assert config["head_dim"] == 128
+    assert main(["export", str(source), "--out", str(tmp_path / "m.gguf")]) == 0
+    tokens = torch.randint(320, (2, 16))
+    theirs = AutoModelForCausalLM.from_pretrained(source)(tokens).logits
+    read = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf")(tokens).logits
+    assert (theirs - read).abs().max() < 1e-4
+    values, _ = read_gguf(tmp_path / "m.gguf")
+    assert values["general.architecture"] == family
+    assert values["tokenizer.ggml.pre"] == "gpt-2"
+    assert "im_start" in str(values["tokenizer.chat_template"])
+
+
+def test_tokenizers_that_cut_text_in_an_unknown_way_are_refused(tmp_path: Path) -> None:
+    from gputrain.import_hf import PATTERNS, pre_tokenizer
+
+    def split(pattern: str) -> dict[str, object]:
+        cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+        return {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [cut, {"type": "ByteLevel", "use_regex": False}],
+            }
+        }
+
+    assert {pre_tokenizer(split(pattern)) for pattern in PATTERNS.values()} == set(PATTERNS)
+    with pytest.raises(ConfigError, match=r"not known here .*convert_hf_to_gguf\.py knows more"):
+        pre_tokenizer(split(r"\s+"))

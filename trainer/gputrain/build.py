@@ -20,9 +20,9 @@ from gputrain.world import World
 class Built:
     """A model, what runs it, and its optimisers."""
 
-    model: GPT
+    model: nn.Module
     runner: nn.Module
-    """Call this in training: the model itself, or DDP around it."""
+    """Call this in training: the model itself, or what computes its loss, or DDP around either."""
     optimisers: list[torch.optim.Optimizer]
     parameters: dict[str, Tensor]
     state: dict[str, Tensor]
@@ -30,10 +30,12 @@ class Built:
     dtype: torch.dtype
     compiled: bool
     sharded: bool
+    kind: str = "model"
+    """Name of the file of parameters in a checkpoint."""
 
     def tensors(self) -> dict[str, dict[str, Slice]]:
-        """What a checkpoint holds: tensors by kind (model, optim) and name."""
-        return {"model": slices_of(self.parameters), "optim": slices_of(self.state)}
+        """What a checkpoint holds: tensors by kind (model or adapter, optim) and name."""
+        return {self.kind: slices_of(self.parameters), "optim": slices_of(self.state)}
 
 
 def choose_dtype(config: Config, device: torch.device) -> torch.dtype:
@@ -86,7 +88,9 @@ def build(config: Config, world: World, *, initialise: bool = True) -> Built:
         runner = nn.parallel.DistributedDataParallel(
             model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
         )
-        _settle_buckets(runner, optimisers, config, world.device)
+        shape = (config.train.batch_size, config.model.context)
+        tokens = torch.zeros(shape, dtype=torch.int64, device=world.device)
+        settle_buckets(runner, optimisers, (tokens, tokens))
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     state = named_state(model, optimisers)
     return Built(model, runner, optimisers, parameters, state, dtype, compiled, sharded)
@@ -106,16 +110,14 @@ def _shard(model: GPT, dtype: torch.dtype, world: World, *, compiled: bool) -> N
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
-def _settle_buckets(
-    runner: nn.Module, optimisers: list[torch.optim.Optimizer], config: Config, device: torch.device
+def settle_buckets(
+    runner: nn.Module, optimisers: list[torch.optim.Optimizer], batch: tuple[Tensor, ...]
 ) -> None:
     """Let DDP lay out its buckets before the first step.
 
     It does so anew after its first backward pass, which changes the order of sums among three and
     more processes: without this, a resumed run would round differently in its first step.
     """
-    shape = (config.train.batch_size, config.model.context)
-    tokens = torch.zeros(shape, dtype=torch.int64, device=device)
     for _ in range(2):
-        runner(tokens, tokens).backward()
+        runner(*batch).backward()
         drop_gradients(optimisers)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gputrain import __version__, cli_data, cli_models, config
+from gputrain import __version__, cli_data, cli_models, cli_tune, config
 from gputrain.environment import environment_layers, run_directory
 from gputrain.errors import ConfigError, ExitCode, TrainerError
 
@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     cli_data.add_commands(commands)
     cli_models.add_commands(commands)
+    cli_tune.add_commands(commands)
     return parser
 
 

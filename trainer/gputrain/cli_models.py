@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ from gputrain import config
 from gputrain.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
+    from gputrain.checkpoint import Loaded
     from gputrain.config import ModelConfig
+    from gputrain.model import GPT
     from gputrain.tokenizer import Tokenizer
 
 DAMAGED = 1
@@ -55,7 +58,9 @@ def add_commands(commands: Any) -> None:
     sample.set_defaults(run=_sample)
 
     export = commands.add_parser("export", help="a Hugging Face directory, or a GGUF file for llama.cpp")
-    export.add_argument("source", type=Path, help="checkpoint or run")
+    export.add_argument(
+        "source", type=Path, help="checkpoint or run (also of sft and dpo), or a Hugging Face model"
+    )
     export.add_argument("--out", type=Path, required=True, help="FILE.gguf, or a directory for Hugging Face")
     export.add_argument(
         "--type",
@@ -64,6 +69,13 @@ def add_commands(commands: Any) -> None:
     )
     export.add_argument(
         "--tokenizer", type=Path, help="tokenizer.json of the run, if it is not in its directory"
+    )
+    export.add_argument("--base", help="of a tuning run, if it has moved")
+    export.add_argument(
+        "--adapter", action="append", help="earlier adapters of a tuning run, if they have moved"
+    )
+    export.add_argument(
+        "--adapter-only", action="store_true", help="of a tuning run: all adapters as one that peft reads"
     )
     export.set_defaults(run=_export)
 
@@ -98,22 +110,38 @@ def _grow(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tokenizer_file(source: Path) -> Path | None:
-    """The tokenizer.json that lies with a run or checkpoint."""
-    places = [source / "tokenizer.json", source.parent.parent / "tokenizer.json"]
-    return next((place for place in places if place.is_file()), None)
-
-
 def _tokenizer_of(source: Path, vocab: int, given: str | None) -> Tokenizer:
     """The tokenizer of a run: as given, as it lies in the run's directory, or bytes."""
     from gputrain.tokenizer import open_tokenizer
+    from gputrain.trained import tokenizer_file
 
-    tokenizer = open_tokenizer(given or str(_tokenizer_file(source) or "bytes"))
+    tokenizer = open_tokenizer(given or str(tokenizer_file(source) or "bytes"))
     if tokenizer.vocab != vocab and not (tokenizer.kind == "bytes" and vocab == tokenizer.vocab - 1):
         raise ConfigError(
             f"The model has {vocab} tokens, the tokenizer {tokenizer.vocab}; give the right one with --tokenizer."
         )
     return tokenizer
+
+
+def _own_model(source: Path) -> GPT:
+    """The model of a run or checkpoint of ours; adapters are put together with their base in memory."""
+    from gputrain.merging import is_tuned, merged_own, whole
+    from gputrain.model import GPT
+    from gputrain.trained import load_model, open_trained
+
+    loaded = open_trained(source)
+    if not is_tuned(loaded):
+        return load_model(loaded)
+    base, adapters = whole(loaded)
+    if base.own is None:
+        raise ConfigError(
+            f"{source} tunes a Hugging Face model: `gputrain export {source} --out DIR` writes one that can be read."
+        )
+    shape, parameters = merged_own(base, adapters)
+    model = GPT(shape)
+    model.initialise(None)
+    model.load_state_dict(parameters)
+    return model.eval().requires_grad_(False)
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -122,13 +150,11 @@ def _eval(args: argparse.Namespace) -> int:
     from gputrain.data import Windows, open_data
     from gputrain.evaluate import bits_per_byte, held_out_loss
     from gputrain.hellaswag import read_questions, score
-    from gputrain.trained import load_model, open_trained
     from gputrain.world import World
 
     if not args.data and not args.hellaswag:
         raise ConfigError("What to measure? Give --data, --hellaswag, or both.")
-    loaded = open_trained(args.source)
-    model = load_model(loaded)
+    model = _own_model(args.source)
     found: dict[str, float] = {}
     if args.data:
         data = open_data(config.DataConfig(path=tuple(args.data), val_fraction=args.val_fraction))
@@ -175,9 +201,7 @@ def _sample(args: argparse.Namespace) -> int:
             TextStream(foreign.decode),
         )
         return 0
-    from gputrain.trained import load_model, open_trained
-
-    model = load_model(open_trained(source))
+    model = _own_model(source)
     tokenizer = _tokenizer_of(source, model.config.vocab, args.tokenizer)
     with reading(model) as reader:
         prompt = tokenizer.encode(args.prompt).tolist()
@@ -193,17 +217,33 @@ def _stream(tokens: Any, text: Any) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from gputrain.export_gguf import write_gguf
-    from gputrain.export_hf import DTYPES, write_hf
-    from gputrain.trained import load_model, open_trained
+    from gputrain.stages import hf_to_gguf
+
+    kind = args.type.lower()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if (args.source / "config.json").is_file():
+        if args.out.suffix != ".gguf":
+            raise ConfigError(f"{args.source} is a Hugging Face model already; give --out FILE.gguf.")
+        hf_to_gguf(args.source, args.out, kind)
+        print(f"{args.out}: {kind}")
+        return 0
+    from gputrain.merging import is_tuned
+    from gputrain.trained import open_trained
 
     loaded = open_trained(args.source)
+    if is_tuned(loaded):
+        return _export_tuned(args, loaded, kind)
+    if args.adapter_only:
+        raise ConfigError(f"{args.source} holds a model, not adapters.")
+    from gputrain.export_gguf import write_gguf
+    from gputrain.export_hf import DTYPES, write_hf
+    from gputrain.trained import load_model, tokenizer_file
+
     model = load_model(loaded)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
-    tokenizer, kind = args.tokenizer or _tokenizer_file(args.source), args.type.lower()
+    tokenizer = args.tokenizer or tokenizer_file(args.source)
     known = _tokenizer_of(args.source, model.config.vocab, str(tokenizer) if tokenizer else None)
     if args.out.suffix == ".gguf":
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         write_gguf(model.config, parameters, args.out, kind, tokenizer, args.source.name)
     elif kind not in DTYPES:
         raise ConfigError(f"A Hugging Face directory can have the types {', '.join(DTYPES)}, not {kind}.")
@@ -211,6 +251,27 @@ def _export(args: argparse.Namespace) -> int:
         end = known.end_of_text if known.end_of_text < model.config.vocab else None
         write_hf(model.config, parameters, args.out, kind, end, tokenizer)
     print(f"{args.out}: step {loaded.state['step']}, {kind}")
+    return 0
+
+
+def _export_tuned(args: argparse.Namespace, loaded: Loaded, kind: str) -> int:
+    """Adapters: merged with their base, or alone as peft reads them."""
+    from gputrain.merging import whole, write_peft
+    from gputrain.stages import hf_to_gguf, write_whole
+
+    base, adapters = whole(loaded, args.base or "", args.adapter or ())
+    if args.adapter_only:
+        write_peft(base, adapters, args.out)
+    elif args.out.suffix == ".gguf":
+        folder = args.out.with_name(f".tmp-merged-{args.out.stem}")
+        try:
+            write_whole(base, adapters, folder, "f32")
+            hf_to_gguf(folder, args.out, kind)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    else:
+        write_whole(base, adapters, args.out, kind)
+    print(f"{args.out}: {base.path} with {len(adapters)} adapter{'s' * (len(adapters) > 1)}")
     return 0
 
 

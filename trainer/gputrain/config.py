@@ -198,6 +198,37 @@ class WatchConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """Fine-tuning by low-rank adapters: `gputrain sft` and `gputrain dpo`."""
+
+    stage: str = ""
+    """sft or dpo; the command says it."""
+    base: str = ""
+    """What is tuned: a run or checkpoint of ours, or the directory (or hub name) of a Hugging Face model."""
+    adapters: tuple[str, ...] = ()
+    """Tuning runs whose adapters belong to the base, in their order; they stay as they are."""
+    rank: int = 16
+    alpha: float = 32.0
+    """Adapters are scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs that is dropped in training."""
+    targets: tuple[str, ...] = ()
+    """Last parts of the names of the linear maps to adapt, such as q_proj; empty means all but the head."""
+    examples_per_step: int = 0
+    """Conversations or pairs in one optimiser step; 0 means one micro-batch on every process."""
+    max_tokens: int = 0
+    """Longest example; 0 means the base's context, at most 4096."""
+    template: str = ""
+    """Chat template: a Jinja file, or chatml; empty means the base's own."""
+    turns: str = "all"
+    """Which of the assistant's turns are learned: all, or only the last of each conversation."""
+    beta: float = 0.1
+    """How strongly DPO holds on to the reference."""
+    reference: str = "cached"
+    """DPO's log-probabilities of the reference: cached before the first step, or live in every step."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that defines a run."""
 
@@ -208,6 +239,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     system: SystemConfig = field(default_factory=SystemConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
 
     def flat(self) -> dict[str, object]:
         """All settings as ``{"section.key": value}`` in declaration order."""
@@ -277,6 +309,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
         "system.parallel": ("ddp", "fsdp"),
         "system.compile": ("auto", "on", "off"),
         "system.dtype": ("auto", "float32", "bfloat16"),
+        "tune.stage": ("", "sft", "dpo"),
+        "tune.turns": ("all", "last"),
+        "tune.reference": ("cached", "live"),
     }
 )
 
@@ -307,6 +342,7 @@ def from_layers(layers: Iterable[Layer]) -> tuple[Config, dict[str, str]]:
         checkpoint=CheckpointConfig(**sections["checkpoint"]),
         system=SystemConfig(**sections["system"]),
         watch=WatchConfig(**sections["watch"]),
+        tune=TuneConfig(**sections["tune"]),
     )
     _check(config)
     return config, origins
@@ -400,7 +436,9 @@ def _check(config: Config) -> None:
     for key, choices in CHOICES.items():
         if flat[key] not in choices:
             raise ConfigError(f"{key} must be one of {', '.join(choices)}, not {flat[key]!r}.")
-    for key in ("model.layers", "model.width", "model.heads", "model.context", "train.batch_size"):
+    for key in (
+        "model.layers", "model.width", "model.heads", "model.context", "train.batch_size", "tune.rank",
+    ):  # fmt: skip
         if int(str(flat[key])) < 1:
             raise ConfigError(f"{key} must be at least 1, not {flat[key]}.")
     for key, value in flat.items():
@@ -423,5 +461,5 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"model.memory_detach ({model.memory_detach}) must be a multiple of model.memory_chunk ({model.memory_chunk})."
         )
-    if model.dropout >= 1 or config.data.val_fraction >= 1:
-        raise ConfigError("model.dropout and data.val_fraction must be below 1.")
+    if max(model.dropout, config.data.val_fraction, config.tune.dropout) >= 1:
+        raise ConfigError("model.dropout, tune.dropout and data.val_fraction must be below 1.")

@@ -7,6 +7,7 @@ matrices go over as they are.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,18 @@ def hf_tensors(parameters: dict[str, Tensor], vocab: int) -> dict[str, Tensor]:
     return found
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+    """A safetensors file, durable on return; `dtype` for all tensors, or each its own."""
+    kinds = {name: dtype or tensor.dtype for name, tensor in tensors.items()}
+    entries = plan_layout((n, DTYPE_NAME[kinds[n]], tuple(t.shape)) for n, t in tensors.items())
+    memory = block_of_memory(entries[-1].end, pin=False)
+    for entry in entries:
+        kind = kinds[entry.name]
+        memory[entry.begin : entry.end].view(kind).view(entry.shape).copy_(tensors[entry.name])
+    path.unlink(missing_ok=True)
+    write_hashed(path, encode_header(entries, {"format": "pt"}, align=BLOCK), memory.numpy().data)
+
+
 def write_hf(
     model: ModelConfig,
     parameters: dict[str, Tensor],
@@ -107,14 +120,7 @@ def write_hf(
     """Write the model into the directory `out`. Raises ConfigError if it has no such architecture."""
     check_exportable(model, "transformers")
     out.mkdir(parents=True, exist_ok=True)
-    tensors, kind = hf_tensors(parameters, model.vocab), DTYPES[dtype]
-    entries = plan_layout((name, DTYPE_NAME[kind], tuple(t.shape)) for name, t in tensors.items())
-    memory = block_of_memory(entries[-1].end, pin=False)
-    for entry in entries:
-        memory[entry.begin : entry.end].view(kind).view(entry.shape).copy_(tensors[entry.name])
-    path = out / "model.safetensors"
-    path.unlink(missing_ok=True)
-    write_hashed(path, encode_header(entries, {"format": "pt"}, align=BLOCK), memory.numpy().data)
+    write_tensors(out / "model.safetensors", hf_tensors(parameters, model.vocab), DTYPES[dtype])
     files: dict[str, Any] = {"config.json": hf_config(model, dtype, end_of_text)}
     files["generation_config.json"] = {"eos_token_id": end_of_text, "bos_token_id": end_of_text}
     if tokenizer is not None:

@@ -23,7 +23,9 @@ def identity(config: Config, data_sha256: str, tokens_per_step: int) -> dict[str
 def compare_identity(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line per difference, "key: saved → now"; empty when they are the same."""
     # A checkpoint from before a setting existed was made with what is now its default.
-    before = {f"model.{key}": value for key, value in asdict(ModelConfig()).items()} | dict(saved)
+    shapes = any(key.startswith("model.") for key in now)
+    defaults = {f"model.{key}": value for key, value in asdict(ModelConfig()).items()} if shapes else {}
+    before = defaults | dict(saved)
     keys = sorted(before.keys() | now)
     return [
         f"{key}: {before.get(key, 'absent')} → {now.get(key, 'absent')}"

@@ -63,11 +63,10 @@ class Keeper:
             return 0
         return KINDS.index(wanted.kind)
 
-    def save(self, kind: str, progress: Progress, facts: Mapping[str, Any]) -> float:
+    def save(self, kind: str, progress: Progress, tokens: int, facts: Mapping[str, Any]) -> float:
         """Begin to save the state as it is now; returns how long that held up the caller, in milliseconds."""
         if kind == "milestone":
             progress.last_milestone_s = progress.trained_s
-        tokens = progress.next_sample * self._config.model.context
         state = {
             "step": progress.step,
             "tokens": tokens,

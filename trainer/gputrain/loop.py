@@ -11,18 +11,15 @@ from typing import Any
 
 import torch
 
-from gputrain.build import build
 from gputrain.checkpoint import Loaded, load_kind, open_checkpoint
-from gputrain.config import Config
-from gputrain.data import Mixture, Prefetcher, Sampler, Windows, open_data
 from gputrain.errors import ConfigError, DivergedError, ExitCode, StorageError
-from gputrain.evaluate import bits_per_byte, held_out_loss
 from gputrain.guard import Verdict, judge
-from gputrain.identity import compare_identity, identity
+from gputrain.identity import compare_identity
 from gputrain.keeper import KINDS, Keeper
+from gputrain.objective import Objective
 from gputrain.optim import drop_gradients, step_all
 from gputrain.order import derive_seed
-from gputrain.progress import Progress, StepResult, make_plan, restore_progress
+from gputrain.progress import Progress, StepResult, restore_progress
 from gputrain.report import Reporter
 from gputrain.resume import choose_checkpoint, newest_of_run
 from gputrain.rundir import Control, Heartbeat, Phase, RunDir
@@ -32,43 +29,34 @@ from gputrain.world import World
 
 
 class Trainer:
-    """Model, optimiser, data and files of one run, and the loop over steps."""
+    """Model, optimiser and files of one run, and the loop over steps towards its objective."""
 
     def __init__(
-        self, config: Config, run: RunDir, heart: Heartbeat, stop: StopSignal, world: World, resume: str
+        self, task: Objective, run: RunDir, heart: Heartbeat, stop: StopSignal, world: World, resume: str
     ) -> None:
-        self.run, self.heart, self.stop, self.world = run, heart, stop, world
-        checked: list[Mixture] = []
-        world.share(lambda: checked.append(open_data(config.data, full=config.data.verify)))
-        # The leader has hashed the shards; the others only look whether they are there.
-        self.data = checked[0] if checked else open_data(config.data, full=False)
-        vocab = config.model.vocab or self.data.vocab
-        if vocab < self.data.vocab:
-            raise ConfigError(f"model.vocab is {vocab}, but the data has {self.data.vocab} token ids.")
-        self.config = config = replace(config, model=replace(config.model, vocab=vocab))
-        self.sampler = Sampler(self.data, config.model.context, config.train.seed)
-        self.val_windows = Windows(self.data.val, config.model.context)
-        self.plan = make_plan(config, self.sampler.windows_per_epoch, world.size)
-        self.identity = identity(config, self.data.sha256, self.plan.tokens_per_step)
-        self.batches = Prefetcher(self.sampler, world.device)
+        self.task, self.run, self.heart, self.stop, self.world = task, run, heart, stop, world
+        self.config, self.plan = task.config, task.plan
         self.progress = Progress()
         self.resumed = world.share(lambda: self._choose(resume))
-        self.built = build(config, world, initialise=self.resumed is None)
+        task.prepare(run)
+        self.built = task.build(initialise=self.resumed is None)
         self.tensors = self.built.tensors()
         if self.resumed is not None:
             self.load(self.resumed)
-        elif config.train.init:
-            self._warm_start(Path(config.train.init))
+        elif task.warm:
+            self._warm_start(Path(task.warm))
         session = world.share(lambda: uuid.uuid4().hex[:8])
-        self.keeper = Keeper(config, run, world, self.tensors, self.identity, self.resumed, session=session)
+        self.keeper = Keeper(
+            self.config, run, world, self.tensors, task.identity, self.resumed, session=session
+        )
         self.saver = self.keeper.saver
         self.last_val: dict[str, float] | None = None
-        self.report = Reporter(config, run, heart, world, self.plan, self.progress.step)
+        self.report = Reporter(self.config, run, heart, world, self.plan, self.progress.step)
 
     def _choose(self, resume: str) -> Loaded | None:
         """The checkpoint to go on from. Raises ConfigError when it is of another run's making."""
         loaded = choose_checkpoint(self.run, resume)
-        differences = compare_identity(loaded.state.get("identity", {}), self.identity) if loaded else []
+        differences = compare_identity(loaded.state.get("identity", {}), self.task.identity) if loaded else []
         if loaded and differences:
             raise ConfigError(
                 f"{loaded.path} was trained with other settings:\n  "
@@ -80,12 +68,12 @@ class Trainer:
     def _warm_start(self, source: Path) -> None:
         """Begin with the weights of another run."""
         warm = self.world.share(lambda: open_checkpoint(newest_of_run(source)))
-        self._load_kinds(warm, ["model"])
+        self._load_kinds(warm, [self.built.kind])
         self.run.event("warm_start", path=str(warm.path), manifest_sha256=warm.manifest_sha256)
 
     def load(self, loaded: Loaded) -> None:
         """Copy a checkpoint into model, optimiser and progress."""
-        self._load_kinds(loaded, ["model", "optim"])
+        self._load_kinds(loaded, [self.built.kind, "optim"])
         self.progress = restore_progress(loaded.state)
 
     def _load_kinds(self, loaded: Loaded, kinds: list[str]) -> None:
@@ -100,11 +88,11 @@ class Trainer:
     @property
     def tokens(self) -> int:
         """Tokens read so far."""
-        return self.progress.next_sample * self.config.model.context
+        return self.task.tokens(self.progress.next_sample)
 
     def close(self) -> None:
         """End the threads; a checkpoint that is being written is finished first."""
-        self.batches.close()
+        self.task.close()
         self.report.close()
         self.saver.wait()
 
@@ -166,9 +154,9 @@ class Trainer:
             first, last = start + micro * size, micro == plan.micro_batches - 1
             torch.manual_seed(derive_seed(config.train.seed, first))
             next_first = first + size if not last else start + plan.windows_per_step
-            inputs, targets = self.batches.batch(first, size, next_first)
+            batch = self.task.batch(first, size, next_first)
             with self.world.accumulating(runner, last=last):
-                loss = runner(inputs, targets) / plan.micro_batches
+                loss = runner(*batch) / plan.micro_batches
                 loss.backward()
             total += loss.detach()
             if self.stop and self.world.size == 1:
@@ -226,7 +214,7 @@ class Trainer:
             "processes": self.world.size,
             "dtype": str(self.built.dtype).removeprefix("torch."),
             "config_sha256": self.config.sha256(),
-            "data_sha256": self.data.sha256,
+            "data_sha256": self.task.data_sha256,
         }
         if self.resumed is None:
             self.run.event("started", **facts)
@@ -238,21 +226,18 @@ class Trainer:
         self.report.say(
             f"{verb}: {count / 1e6:.2f}M parameters on {where} {facts['dtype']}, "
             f"{self.plan.total_steps} steps of {self.plan.tokens_per_step} tokens, "
-            f"data {self.data.name}"
+            f"data {self.task.name}"
         )
 
     def _evaluate(self) -> None:
-        """Loss on the held-out windows, in nats per token and bits per byte."""
+        """Measure on what is held out, if anything is."""
         self.heart.update(phase=Phase.EVALUATING)
-        train = self.config.train
-        loss = held_out_loss(
-            self.built.model, self.val_windows, train.eval_windows, train.batch_size, self.world
-        )
-        if loss is not None:
-            self.last_val = {"loss": loss, "bits_per_byte": bits_per_byte(loss, self.data.bytes_per_token)}
+        found = self.task.evaluate(self.built)
+        if found is not None:
+            self.last_val = found
             best = self.progress.best_val
-            self.progress.best_val = loss if best is None else min(best, loss)
-            self.report.evaluated(self.progress.step, self.last_val)
+            self.progress.best_val = found["loss"] if best is None else min(best, found["loss"])
+            self.report.evaluated(self.progress.step, found)
         self.heart.update(phase=Phase.TRAINING)
 
     def _asked_to_stop(self) -> bool:
@@ -273,8 +258,8 @@ class Trainer:
         go_on()
 
     def _save(self, kind: str) -> None:
-        facts = {"data_sha256": self.data.sha256, "val": self.last_val}
-        self.report.stalled(self.keeper.save(kind, self.progress, facts))
+        facts = {"data_sha256": self.task.data_sha256, "val": self.last_val}
+        self.report.stalled(self.keeper.save(kind, self.progress, self.tokens, facts))
         self.heart.update(last_ckpt_step=self.progress.step, last_ckpt_unix=time.time())
 
     def _preempted(self, reason: str) -> ExitCode:

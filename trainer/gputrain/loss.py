@@ -63,6 +63,49 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale, None, None, None
 
 
+class TokenLosses(torch.autograd.Function):
+    """Cross-entropy of each row under a head that is not trained; see `token_losses`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab: int, with_grad: bool
+    ) -> Tensor:
+        head = weight.to(hidden.dtype)
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if with_grad else None
+        rows = rows_per_chunk(weight.shape[0])
+        for begin in range(0, hidden.shape[0], rows):
+            piece, target = hidden[begin : begin + rows], targets[begin : begin + rows, None]
+            logits = (piece @ head.t()).float()
+            if vocab < weight.shape[0]:
+                logits[:, vocab:] = float("-inf")
+            normaliser = logits.logsumexp(dim=-1, keepdim=True)
+            losses[begin : begin + rows] = (normaliser - logits.gather(-1, target)).squeeze(-1)
+            if grad_hidden is not None:
+                error = logits.sub_(normaliser).exp_()
+                error.scatter_add_(-1, target, torch.full_like(target, -1, dtype=error.dtype))
+                grad_hidden[begin : begin + rows] = error.to(hidden.dtype) @ head
+        if grad_hidden is not None:
+            ctx.save_for_backward(grad_hidden)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        # A row's loss depends on that row alone, so its gradient is only scaled.
+        (grad_hidden,) = ctx.saved_tensors
+        return grad_hidden * grads[0][:, None].to(grad_hidden.dtype), None, None, None, None
+
+
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, vocab: int) -> Tensor:
+    """Cross-entropy in nats of every token, float32 (tokens,), without holding all logits.
+
+    Arguments as of `chunked_cross_entropy`; `weight` gets no gradient.
+    """
+    with_grad = torch.is_grad_enabled() and hidden.requires_grad
+    losses: Tensor = TokenLosses.apply(hidden, weight.detach(), targets, vocab, with_grad)  # type: ignore[no-untyped-call]
+    return losses
+
+
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, vocab: int) -> Tensor:
     """Mean cross-entropy in nats.
 

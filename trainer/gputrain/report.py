@@ -134,7 +134,8 @@ class Reporter:
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
         """Report a validation."""
         self._run.event("evaluated", step=step, **values)
-        self.say(f"step {step} val_loss {values['loss']:.4f} bits_per_byte {values['bits_per_byte']:.4f}")
+        others = "".join(f" {name} {value:.4f}" for name, value in values.items() if name != "loss")
+        self.say(f"step {step} val_loss {values['loss']:.4f}{others}")
         self._show(step, curves("val", values))
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,12 +11,17 @@ import torch
 from gputrain.config import Config
 from gputrain.errors import ExitCode, TrainerError
 from gputrain.loop import Trainer
+from gputrain.objective import Objective
+from gputrain.pretraining import Pretraining
 from gputrain.rundir import Heartbeat, Phase, RunDir
 from gputrain.signals import StopSignal
 from gputrain.world import RankLostError, World, is_loss, join_world
 
+Opener = Callable[[Config, World], Objective]
+"""Makes the objective of a run once the processes have met. Raises TrainerError."""
 
-def run_training(config: Config, out: Path, resume: str) -> ExitCode:
+
+def run_training(config: Config, out: Path, resume: str, opener: Opener = Pretraining) -> ExitCode:
     """Train in `out` until the end, a stop request or an error, and record the verdict there."""
     if config.system.threads:
         torch.set_num_threads(config.system.threads)
@@ -25,7 +31,7 @@ def run_training(config: Config, out: Path, resume: str) -> ExitCode:
     world = join_world(config)
     try:
         run = world.share(lambda: RunDir(out)) if world.size == 1 else _shared_run(world, out)
-        return _recorded(config, run, world, resume)
+        return _recorded(config, run, world, resume, opener)
     finally:
         world.close()
 
@@ -42,13 +48,14 @@ def _shared_run(world: World, out: Path) -> RunDir:
     return held[0] if held else RunDir(out, follower_of=run_id)
 
 
-def _recorded(config: Config, run: RunDir, world: World, resume: str) -> ExitCode:
+def _recorded(config: Config, run: RunDir, world: World, resume: str, opener: Opener) -> ExitCode:
     """Train, and leave the verdict in the run directory."""
     heart = Heartbeat(run.path / "status.json", config.system.heartbeat_seconds, enabled=world.leader)
     stop = StopSignal()
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(config, run, heart, stop, world, resume)
+        task = opener(config, world)
+        trainer = Trainer(task, run, heart, stop, world, resume)
         code = trainer.train()
         world.barrier()
     except TrainerError as error:

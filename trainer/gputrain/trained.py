@@ -33,6 +33,11 @@ def model_config(loaded: Loaded) -> ModelConfig:
     identity = loaded.state.get("identity", {})
     known = {field.name for field in fields(ModelConfig)}
     values = {k.removeprefix("model."): v for k, v in identity.items() if k.startswith("model.")}
+    if "tune.stage" in identity:
+        raise CheckpointError(
+            f"{loaded.path} holds adapters, not a model: `gputrain export {loaded.path} --out DIR` puts them "
+            "together with their base."
+        )
     if not values.get("vocab") or not values.keys() <= known:
         raise CheckpointError(f"{loaded.path} does not describe a model that this gputrain knows.")
     return ModelConfig(**values)
@@ -46,3 +51,9 @@ def load_model(loaded: Loaded, dtype: torch.dtype = torch.float32, device: str =
     model.initialise(None)
     load_kind(loaded, "model", slices_of(dict(model.named_parameters())))
     return model.to(device).eval().requires_grad_(False)
+
+
+def tokenizer_file(source: Path) -> Path | None:
+    """The tokenizer.json that lies with a run or checkpoint."""
+    places = [source / "tokenizer.json", source.parent.parent / "tokenizer.json"]
+    return next((place for place in places if place.is_file()), None)

@@ -24,6 +24,7 @@ import torch
 from gputrain.config import Config, Layer, from_layers
 from gputrain.loop import Trainer
 from gputrain.loss import chunked_cross_entropy
+from gputrain.pretraining import Pretraining
 from gputrain.rundir import Heartbeat, RunDir
 from gputrain.signals import StopSignal
 from gputrain.world import World
@@ -88,7 +89,8 @@ def open_session(path: Path, **changes: object) -> Session:
     run, stop = RunDir(path), StopSignal()
     heart = Heartbeat(run.path / "status.json", 60)
     world = World(0, 1, 0, torch.device("cpu"))
-    return Session(Trainer(config, run, heart, stop, world, "auto"), run, heart, stop)
+    task = Pretraining(config, world)
+    return Session(Trainer(task, run, heart, stop, world, "auto"), run, heart, stop)
 
 
 def find_nanogpt(scratch: Path) -> Any:
@@ -123,7 +125,7 @@ def bench_throughput(scratch: Path, rounds: int) -> None:
     ours = open_session(scratch / "auto")
 
     def peer_step(number: int) -> float:
-        inputs, targets = wide.trainer.sampler.batch(number * 8, 8)
+        inputs, targets = wide.trainer.task.sampler.batch(number * 8, 8)
         began = time.perf_counter()
         _, loss = peer(inputs, targets)
         loss.backward()
