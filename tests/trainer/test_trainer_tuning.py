@@ -19,6 +19,7 @@ from tuning_models import CHAT, PAIRS, QUICK, foreign_base, own_base, tune, writ
 from gputrain.bases import find_base, load_language
 from gputrain.chat import CHATML, Template, find_template
 from gputrain.cli import main
+from gputrain.cli_tune import DEFAULTS
 from gputrain.config import Config
 from gputrain.errors import CheckpointError, ConfigError, DataError, ExitCode
 from gputrain.examples import Recipe, conversation, padded, read_conversations, read_pairs
@@ -566,7 +567,8 @@ def test_two_processes_train_adapters_as_one_does(
     assert (
         launch("dpo", bases["own"], data["dpo"], tmp_path / "two", "--set", "optim.eps=1e-2") == ExitCode.DONE
     )
-    run(tune("dpo", bases["own"], data["dpo"], {"optim.eps": 1e-2}), tmp_path / "one")
+    same = {**DEFAULTS["dpo"], "optim.lr": QUICK["optim.lr"], "optim.eps": 1e-2}
+    run(tune("dpo", bases["own"], data["dpo"], same), tmp_path / "one")
     two, one = losses(tmp_path / "two"), losses(tmp_path / "one")
     assert two.keys() == one.keys()
     assert max(abs(two[step] - one[step]) for step in one) < 1e-6

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gputrain import __version__, cli_data, cli_models, cli_tune, config
+from gputrain import __version__, cli_data, cli_models, cli_prepare, cli_tune, config
 from gputrain.environment import environment_layers, run_directory
 from gputrain.errors import ConfigError, ExitCode, TrainerError
 
@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     plot.set_defaults(run=_plot)
 
     cli_data.add_commands(commands)
+    cli_prepare.add_commands(commands)
     cli_models.add_commands(commands)
     cli_tune.add_commands(commands)
     return parser

@@ -92,6 +92,8 @@ def open_data(config: DataConfig, *, full: bool = True) -> Mixture:
         corpora = tuple(_open_corpus(path, config, full=full) for path in paths)
     else:
         corpora = (_text_corpus("the help topics of Python", _python_text(), config.val_fraction),)
+    if not any(len(array) for corpus in corpora for array in corpus.train):
+        raise DataError(f"{', '.join(corpus.name for corpus in corpora)} has no documents to train on.")
     if config.weights and len(config.weights) != len(corpora):
         raise DataError(f"data.weights has {len(config.weights)} values for {len(corpora)} corpora.")
     if config.weights and min(config.weights) <= 0:

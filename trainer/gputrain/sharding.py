@@ -39,6 +39,10 @@ class Form(Protocol):
     def limit(self) -> int:
         """Tokens or documents after which a shard is full."""
 
+    @property
+    def documents(self) -> int:
+        """Documents after which it is full too; 0 means any number."""
+
     def describe(self) -> dict[str, Any]:
         """For the manifest; part of the identity of the set."""
 
@@ -61,11 +65,14 @@ class TokenForm:
 
     tokenizer: Tokenizer
     limit: int = DEFAULT_SHARD_TOKENS
+    documents: int = 0
+    """Documents after which a shard is full too; 0 means any number."""
 
     def describe(self) -> dict[str, Any]:
         tokenizer = self.tokenizer
         known = {"kind": tokenizer.kind, "vocab": tokenizer.vocab, "sha256": tokenizer.sha256}
-        return {"tokenizer": known, "shard_tokens": self.limit}
+        by_documents = {"shard_documents": self.documents} if self.documents else {}
+        return {"tokenizer": known, "shard_tokens": self.limit, **by_documents}
 
     def suffix(self) -> str:
         return ".bin"
@@ -96,6 +103,7 @@ class TextForm:
 
     limit: int = 250_000
     zipped: bool = False
+    documents: int = 0
 
     def describe(self) -> dict[str, Any]:
         return {"form": "jsonl.gz" if self.zipped else "jsonl", "lines_per_shard": self.limit}
@@ -187,7 +195,7 @@ class ShardWriter:
             pending.size += self._form.size(item)
             pending.docs += 1
             pending.text_bytes += len(text.encode())
-            if pending.size >= self._form.limit:
+            if pending.size >= self._form.limit or 0 < self._form.documents <= pending.docs:
                 self._commit(split, number + 1)
 
     def close(self, count: int) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def open_shards(path: Path, *, full: bool = True) -> ShardSet:
         raise DataError(f"{path}/manifest.json is malformed: {error!r}.") from error
     if not manifest.get("complete"):
         raise DataError(f"{path} is not complete: sharding was interrupted. Run gputrain shard again.")
-    if not any(shard.split == "train" and shard.tokens for shard in shards):
+    if not any(shard.tokens for shard in shards):
         raise DataError(f"{path} has no documents to train on.")
     found = ShardSet(path, shards, vocab, tokenizer_sha256, hash_file(path / "manifest.json").sha256)
     with ThreadPoolExecutor(max_workers=4) as pool:
