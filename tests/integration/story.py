@@ -43,17 +43,16 @@ def story(terminal: Terminal) -> Iterator[Beat]:
     yield "what can be rented now", 1.6
     terminal.type("/")
     terminal.write("4090")
-    terminal.until("RTX 4090")
+    terminal.until("\n 4090", "RTX 4090")
     yield "only this GPU", 1.6
-    terminal.type("Enter")
+    terminal.type("Enter")  # the keys after it are commands again at once, however fast they come
     terminal.type("1")
     terminal.type("l")
-    terminal.until("run spec")
-    if "story.toml" not in terminal.screen():
-        terminal.write("story.toml")
-    terminal.until("story.toml", "rent 1 × RTX 4090")
-    yield "what a launch would do", 2.4
+    terminal.until("run spec", "story.toml", "rent 1 × RTX 4090", "the market now")
+    yield "what a launch would do, and on what", 2.8
     terminal.type("Enter")
+    terminal.until("enter rents")
+    yield "nothing is rented before a second enter", 1.6
     terminal.type("Enter")
     terminal.until("story", "overview")
     yield "rented: its own screen", 1.2

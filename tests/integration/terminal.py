@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 TMUX = shutil.which("tmux")
-PATIENCE = 60.0
+PATIENCE = 90.0
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
 """Those two would overrule the window's size."""
 

@@ -18,7 +18,7 @@ from blockbuster import blockbuster_ctx
 from textual.pilot import Pilot
 from textual.widgets import Input
 from ui.fake_daemon import FakeDaemon
-from ui.scenario import World, small_fleet
+from ui.scenario import SPEC, World, small_fleet
 
 from gputui.app import GpuTui
 
@@ -57,6 +57,17 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("GPUTUI_HOME", str(path))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def spec(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one good spec in it, current."""
+    folder = home / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    path = folder / "run.toml"
+    path.write_text(SPEC)
+    return path
 
 
 @pytest.fixture

@@ -262,6 +262,9 @@ class FakeDaemon:
                 "bring home models/output/final/*.gguf, verify, then destroy",
                 "stop launching at $20.00 or 12 h",
             ],
+            candidates=[o for o in self.world.offers if "H100" in o.gpu and o.verified and not o.spot]
+            if params.market and not problems
+            else [],
         )  # fmt: skip
 
     def _launch(self, params: wire.Launch) -> wire.Launched:

@@ -15,14 +15,36 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ui.conftest import Clock
 from ui.fake_daemon import FakeDaemon
-from ui.test_snapshots import alarms, bulk, custody, destroy, log, metrics, money, offers, run, runs
+from ui.scenario import SPEC
+from ui.test_snapshots import (
+    alarms,
+    bulk,
+    custody,
+    destroy,
+    keys,
+    launch,
+    log,
+    metrics,
+    money,
+    offers,
+    run,
+    runs,
+    spec,
+    timeline,
+    why,
+)
 
 SCENES = {
     "runs": (runs, (120, 22)),
     "run": (run, (140, 36)),
     "log": (log, (120, 28)),
     "metrics": (metrics, (120, 40)),
+    "timeline": (timeline, (120, 24)),
     "custody": (custody, (120, 26)),
+    "spec": (spec, (120, 26)),
+    "launch": (launch, (130, 34)),
+    "why": (why, (100, 24)),
+    "help": (keys, (100, 34)),
     "destroy": (destroy, (100, 28)),
     "evacuate": (bulk, (100, 24)),
     "offers": (offers, (120, 30)),
@@ -54,6 +76,9 @@ async def draw(out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="gputui-") as folder:
         daemon = FakeDaemon(Path(folder) / "s")
         await daemon.start()
+        out = out.absolute()
+        os.chdir(folder)  # where the launch dialog finds one spec
+        Path("run.toml").write_text(SPEC)
         for name, (scene, size) in SCENES.items():
             app = GpuTui(daemon.path, clock=Clock(), heartbeat=3600)
             async with app.run_test(size=size) as pilot:
@@ -62,7 +87,7 @@ async def draw(out: Path) -> None:
                 (out / f"{name}.svg").write_text(
                     indent(app.export_screenshot(title="gputui")), encoding="utf-8"
                 )
-            print(out / f"{name}.svg")
+            print(f"{name}.svg")
         await daemon.stop()
 
 

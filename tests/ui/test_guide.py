@@ -1,6 +1,7 @@
 """The guide's key table and command list are the real ones."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -45,3 +46,14 @@ def test_every_command_with_json_has_its_shape_and_the_schema_and_manual_are_cur
     assert make["MAN"].read_text() == make["man"](), "python docs/make_cli.py writes it anew"
     assert make["SCHEMA"].read_text() == make["schema"](), "python docs/make_cli.py writes it anew"
     assert json.loads(make["schema"]())["properties"].keys() == SHAPES.keys()
+
+
+def test_every_screen_is_shown_in_the_guide_and_every_picture_of_it_is_generated() -> None:
+    from ui.screenshots import SCENES
+    from ui.test_snapshots import SCENES as PLAYED
+
+    shown = set(re.findall(r"\(img/([a-z-]+)\.svg\)", GUIDE.read_text()))
+    assert shown == set(SCENES), "python tests/ui/screenshots.py docs/img draws them"
+    assert {scene for scene, _ in SCENES.values()} == set(PLAYED), "each screen has snapshot tests too"
+    for name in shown:
+        assert (GUIDE.parent / "img" / f"{name}.svg").is_file()

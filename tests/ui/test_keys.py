@@ -134,3 +134,12 @@ async def test_help_knows_the_keys_of_ones_own(daemon: FakeDaemon, clock: Clock,
             keys_ for _, section in app.screen._sections for keys_, text in section if text.startswith("Why")
         ]
         assert shown == ["Q"]
+
+
+async def test_the_header_is_clickable_too(daemon: FakeDaemon, clock: Clock) -> None:
+    async with running(daemon, clock) as (app, pilot):
+        for x, place in ((18, "offers"), (56, "alarms"), (40, "money"), (10, "runs")):
+            await pilot.click("TopBar", offset=(x, 0))
+            assert app.current_mode == place
+        await pilot.click("TopBar", offset=(75, 0))
+        assert app.current_mode == "runs", "numbers are no buttons"

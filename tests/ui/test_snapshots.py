@@ -18,6 +18,7 @@ from gputui.screens.money import MoneyScreen
 from gputui.screens.offers import OffersScreen
 from gputui.screens.run import RunScreen
 from gputui.widgets.chart import Charts
+from gputui.widgets.choice import Choice
 from gputui.widgets.logview import LogView
 
 SIZES = ((80, 24), (120, 40), (250, 70))
@@ -105,7 +106,9 @@ async def money(pilot: Pilot[None]) -> None:
 async def launch(pilot: Pilot[None]) -> None:
     await runs(pilot)
     await pilot.press("l")
-    await until(pilot, lambda: isinstance(pilot.app.focused, Input))
+    await until(
+        pilot, lambda: "the cheapest that fits" in app_of(pilot).screen.query_one("#candidates", Choice).said
+    )
 
 
 async def why(pilot: Pilot[None]) -> None:
@@ -149,6 +152,7 @@ SCENES = (
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+@pytest.mark.usefixtures("spec")
 def test_screen(
     served: ThreadedDaemon,
     clock: Clock,

@@ -296,7 +296,9 @@ def _log_to(paths: Paths) -> None:
 
 def run_app() -> int:
     """Open the app on the user's daemon; returns the exit status."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    served = "TEXTUAL_DRIVER" in os.environ
+    """In a browser: `gputui serve` holds the other end."""
+    if not served and not (sys.stdin.isatty() and sys.stdout.isatty()):
         sys.stderr.write(
             "gputui: the app needs a terminal; for scripts there are commands, see gputui --help\n"
         )

@@ -182,6 +182,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--speed", type=_speed, default=1.0, metavar="X", help="times as fast; 0 is all at once (1)"
     )
 
+    serve = verb("serve", "the app in a browser of this machine, behind a token", json=False)
+    serve.add_argument(
+        "--port", type=_port, default=8023, metavar="N", help="on 127.0.0.1; 0 takes a free one (8023)"
+    )
+
     completion = verb("completion", "print a shell completion script", json=False)
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
 
@@ -270,6 +275,13 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
     return int(text)
+
+
+def _port(text: str) -> int:
+    value = _count(text)
+    if value > 65_535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; they end at 65535")
+    return value
 
 
 def _usd(text: str) -> int:

@@ -641,6 +641,13 @@ def replay(args: argparse.Namespace, console: Console) -> int:
     return go(args, console)
 
 
+def serve(args: argparse.Namespace, console: Console) -> int:
+    """The app in a browser."""
+    from gputui.web.serve import serve as go
+
+    return go(args, console)
+
+
 def completion(args: argparse.Namespace, console: Console) -> int:
     """Print a completion script for one shell."""
     from gputui.cli import build_parser

@@ -6,21 +6,19 @@ listed, the run's name typed, and a reason given that stays in the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.message import Message
-from textual.reactive import reactive
 from textual.widgets import Button, Input
 
 from gputui import wording as say
 from gputui.app import GpuTui
 from gputui.guard import run_guarded
 from gputui.screens.dialog import Dialog
+from gputui.widgets.choice import Choice
 from gputui.widgets.lines import Line, Lines, wrap
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
@@ -30,48 +28,6 @@ _SHOWN = 7
 """Files listed by name; the rest is counted (the custody tab lists all)."""
 _ALL = 5000
 """Files listed by name once they are to be lost."""
-
-
-class Choice(Lines, can_focus=True):
-    """One of several; arrows choose."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k,left", "choose(-1)", "Other choice", show=False),
-        Binding("down,j,right,space", "choose(1)", "Other choice", show=False),
-    ]
-    DEFAULT_CSS = "Choice:focus { background: $cursor; }"
-
-    chosen: reactive[int] = reactive(0)
-    """Index of the choice."""
-
-    class Changed(Message):
-        """Another one was chosen."""
-
-    def __init__(self, options: Sequence[tuple[str, str]], *, id: str) -> None:  # noqa: A002
-        super().__init__(id=id)
-        self._options = options
-
-    def make(self, width: int) -> Sequence[Line]:
-        """Each choice and, fainter, what it means."""
-        lines: list[Line] = []
-        for i, (name, meaning) in enumerate(self._options):
-            mark = ("◉ ", "accent") if i == self.chosen else ("○ ", "dim")
-            lines.append([mark, (name, "bold" if i == self.chosen else "")])
-            lines += [[("  ", ""), *line] for line in wrap(meaning, width - 2, "dim")]
-        return lines
-
-    def action_choose(self, by: int) -> None:
-        """Choose the next."""
-        self.chosen = (self.chosen + by) % len(self._options)
-
-    def watch_chosen(self) -> None:
-        """Tell the dialog."""
-        self.changed()
-        self.post_message(self.Changed())
-
-    def on_click(self) -> None:
-        """A click chooses the other."""
-        self.action_choose(1)
 
 
 class DestroyDialog(Dialog[wire.CustodyReport | None]):

@@ -16,6 +16,7 @@ from gputui.app import GpuTui
 from gputui.fleet import Fleet, why_no_box, why_no_destroy, why_no_undo
 from gputui.guard import run_guarded
 from gputui.widgets.bars import Banner, KeyBar, TopBar
+from gputui.widgets.entry import Entry
 from gputui.widgets.vtable import VTable
 from gpuwatch.client import wire
 
@@ -304,8 +305,10 @@ class Place(Screen[None]):
             return
         if (table := self.filtered()) is not None:
             table.model.prepare()
-        entry = Input(
-            placeholder="words, !word, price<2.5 …  (enter keeps it, esc ends it)", id="filter", compact=True
+        entry = Entry(
+            kept=self._filter_kept,
+            placeholder="words, !word, price<2.5 …  (enter keeps it, esc ends it)",
+            id="filter",
         )
         await self.mount(entry, before=self.query_one(KeyBar))
         self.set_focus(entry)
@@ -316,10 +319,9 @@ class Place(Screen[None]):
             understood = table.filter(event.value)
             event.input.set_class(bool(understood.unknown), "-invalid")
 
-    @on(Input.Submitted, "#filter")
     def _filter_kept(self) -> None:
         if (table := self.filtered()) is not None:
-            table.focus()
+            self.set_focus(table)
 
     def action_back(self) -> None:
         """Close what is open: the filter first, then the selection, then the screen."""

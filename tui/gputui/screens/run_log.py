@@ -19,6 +19,7 @@ from gputui.guard import run_guarded
 from gputui.logs.pattern import TROUBLE, NotAPattern
 from gputui.logs.save import save
 from gputui.logs.store import FileLog, Gap, WindowLog
+from gputui.widgets.entry import Entry
 from gputui.widgets.lines import Line, Lines
 from gputui.widgets.logview import LogView
 from gpuwatch.client import wire
@@ -200,17 +201,17 @@ LogPane Input:focus { border: none; }
 
     async def open_search(self) -> None:
         """Ask what to find."""
-        await self._ask("search", "regular expression  (enter keeps it, esc ends it)", "")
+        text = "regular expression  (enter keeps it, esc ends it)"
+        await self._ask(Entry(kept=self._kept, placeholder=text, id="search"))
 
     async def action_save(self) -> None:
         """Ask where to."""
-        await self._ask("save", "save to this file", f"{self.ident}.log")
+        await self._ask(Input(f"{self.ident}.log", placeholder="save to this file", id="save", compact=True))
 
-    async def _ask(self, name: str, placeholder: str, value: str) -> None:
-        for found in self.query(f"#{name}").results(Input):
+    async def _ask(self, entry: Input) -> None:
+        for found in self.query(f"#{entry.id}").results(Input):
             found.focus()
             return
-        entry = Input(value, placeholder=placeholder, id=name, compact=True)
         await self.mount(entry)
         self.screen.set_focus(entry)
 
@@ -234,9 +235,8 @@ LogPane Input:focus { border: none; }
         except NotAPattern as error:
             self.show(f"not a regular expression: {error}")
 
-    @on(Input.Submitted, "#search")
     def _kept(self) -> None:
-        self.view.focus()
+        self.screen.set_focus(self.view)
 
     @on(Input.Submitted, "#save")
     def _save(self, event: Input.Submitted) -> None:

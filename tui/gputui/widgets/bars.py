@@ -114,6 +114,20 @@ class TopBar(Lines):
         """One line."""
         return [top_line(self._fleet, self._now, self._place, PLACES, width)]
 
+    async def on_click(self, event: events.Click) -> None:
+        """A click on a place goes there; one on the alarms shows them."""
+        at, number = 0, ""
+        for text, _ in self._lines(self.size.width)[0]:
+            begin, at = at, at + cell_len(text)
+            if text.strip() in {key for key, _ in PLACES}:
+                number = text.strip()
+            elif text.strip() not in {name for _, name in PLACES}:
+                number = "3" if "alarm" in text or "warning" in text else ""
+            if begin <= event.x < at and number:
+                name = dict(PLACES)[number].lower()
+                await self.run_action(f"app.place('{name}')")
+                return
+
 
 class Banner(Lines):
     """Says that the daemon is away and what is done about it; takes no room while all is well."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.style import Style
 from textual.geometry import Region, Size
@@ -87,3 +88,30 @@ class Lines(Widget):
         if y >= len(lines):
             return Strip.blank(self.size.width, base)
         return tones.draw(self, lines[y], self.size.width, base)
+
+
+@dataclass(frozen=True, slots=True)
+class Para:
+    """Text that is wrapped to whatever width there is; later lines begin with `indent`."""
+
+    text: str
+    tone: str = ""
+    indent: str = ""
+
+
+class Paragraphs(Lines):
+    """Lines as they are, and paragraphs wrapped."""
+
+    _paras: Sequence[Line | Para] = ()
+
+    def set_paras(self, paras: Sequence[Line | Para]) -> None:
+        """Show these."""
+        self._paras = paras
+        self.changed()
+
+    def make(self, width: int) -> Sequence[Line]:
+        """Wrapped to `width`."""
+        lines: list[Line] = []
+        for one in self._paras:
+            lines += wrap(one.text, width, one.tone, one.indent) if isinstance(one, Para) else [one]
+        return lines

@@ -495,11 +495,15 @@ class SpecText(Struct, frozen=True, kw_only=True):
 
 
 class SpecCheck(Struct, frozen=True, kw_only=True):
-    """Problems of a spec (empty: it is good) and what it would do, a line each."""
+    """Problems of a spec (empty: it is good) and what it would do, a line each.
+
+    `candidates` are the offers that fit now, in the order in which a launch would try them, when `market` was asked.
+    """
 
     problems: list[Problem]
     name: str | None
     plan: list[str]
+    candidates: list[OfferRow] = []
 
 
 class Launch(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpuproviders.errors import ProviderError
 from gpuproviders.gpus import UnknownGpu, resolve
-from gpuproviders.model import OfferQuery
+from gpuproviders.model import Offer, OfferQuery
 from gpuproviders.money import MicroUsd, format_usd
 from gpuwatch.clean import clean
 from gpuwatch.client import wire
@@ -23,6 +23,8 @@ from gpuwatch.prices import USUAL_DISK, PriceBook
 from gpuwatch.spec import RunSpec, SpecError, read_spec
 from gpuwatch.spec.units import format_duration, format_size
 
+_RANKED = 20
+"""Offers of a market check that are told one by one."""
 _ALPHABET = "abcdefghjkmnpqrstvwxyz23456789"
 
 
@@ -94,9 +96,13 @@ class Launching(Desk):
         except SpecError as error:
             return wire.SpecCheck(problems=_problems(error), name=None, plan=[])
         lines = plan(spec)
+        ranked: list[Offer] = []
         if text.market:
-            lines[1:1] = await candidates(self._ctx, spec)
-        return wire.SpecCheck(problems=[], name=spec.name, plan=lines)
+            ranked, market = await candidates(self._ctx, spec)
+            lines[1:1] = market
+        return wire.SpecCheck(
+            problems=[], name=spec.name, plan=lines, candidates=[rows.offer_row(o) for o in ranked[:_RANKED]]
+        )
 
     async def launch(self, order: wire.Launch) -> wire.Launched:
         try:

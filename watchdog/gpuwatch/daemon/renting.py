@@ -66,8 +66,8 @@ def choose(run: Run, offers: list[Offer]) -> Offer | None:
 SHOWN = 3
 
 
-async def candidates(ctx: Context, spec: RunSpec) -> list[str]:
-    """What a launch would rent now and what is next in line, a line each; nothing is rented."""
+async def candidates(ctx: Context, spec: RunSpec) -> tuple[list[Offer], list[str]]:
+    """The offers that fit now as a launch would try them, and what it would do in words; nothing is rented."""
     offers: list[Offer] = []
     lines: list[str] = []
     for name in spec.providers:
@@ -80,7 +80,7 @@ async def candidates(ctx: Context, spec: RunSpec) -> list[str]:
             lines.append(f"  {name}: {clean(str(error), 200)}")
     ranked = sorted(offers, key=_rank)
     if not ranked:
-        return [*lines, "  no offer fits now"]
+        return [], [*lines, "  no offer fits now"]
     for number, offer in enumerate(ranked[:SHOWN]):
         when = "now" if number == 0 else "else"
         while_stopped = (
@@ -98,7 +98,7 @@ async def candidates(ctx: Context, spec: RunSpec) -> list[str]:
         lines.append(
             f"  at most {format_usd(most)} for the {format_duration(spec.budget.max_time)} of its budget"
         )
-    return lines
+    return ranked, lines
 
 
 def _rank(offer: Offer) -> tuple[int, float, int, str]:
