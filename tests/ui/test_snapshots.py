@@ -109,6 +109,8 @@ async def launch(pilot: Pilot[None]) -> None:
     await until(
         pilot, lambda: "the cheapest that fits" in app_of(pilot).screen.query_one("#candidates", Choice).said
     )
+    await pilot.press("enter")
+    await until(pilot, lambda: isinstance(pilot.app.focused, Button))
 
 
 async def why(pilot: Pilot[None]) -> None:
