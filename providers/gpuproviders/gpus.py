@@ -1,41 +1,57 @@
 """GPU names: one canonical spelling across vendors, nominal memory, and a helpful "did you mean".
 
-Canonical names are Vast's (spaces, no vendor words). Memory is nominal GB per GPU,
-from the makers' data sheets; drivers report a few per cent less.
+Canonical names are Vast's (spaces, no vendor words). What is known of each card stands in `gpus.toml`,
+with the maker's document it is from; drivers report a few per cent less memory.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
 
-MEMORY_GB: dict[str, int] = {
-    "B300": 288, "B200": 192, "GH200 SXM": 96, "H200": 141, "H200 NVL": 141,
-    "H100 SXM": 80, "H100 PCIE": 80, "H100 NVL": 94,
-    "A100 SXM4": 80, "A100 PCIE": 80, "A100X": 80, "A800 PCIE": 80, "MI300X": 192,
-    "L40S": 48, "L40": 48, "L4": 24, "A40": 48, "A30": 24, "A16": 16, "A10": 24, "A10G": 24,
-    "RTX PRO 6000 WS": 96, "RTX PRO 6000 S": 96, "RTX PRO 5000": 48, "RTX PRO 4500": 32, "RTX PRO 4000": 24,
-    "RTX 6000Ada": 48, "RTX 5880Ada": 48, "RTX 5000Ada": 32, "RTX 4500Ada": 24, "RTX 4000Ada": 20, "RTX 2000Ada": 16,
-    "RTX A6000": 48, "RTX A5500": 24, "RTX A5000": 24, "RTX A4500": 20, "RTX A4000": 16, "RTX A2000": 12,
-    "RTX 5090": 32, "RTX 5080": 16, "RTX 5070 Ti": 16, "RTX 5070": 12, "RTX 5060 Ti": 16, "RTX 5060": 8,
-    "RTX 4090": 24, "RTX 4090D": 24, "RTX 4080S": 16, "RTX 4080": 16, "RTX 4070S Ti": 16, "RTX 4070 Ti": 12,
-    "RTX 4070S": 12, "RTX 4070": 12, "RTX 4060 Ti": 16, "RTX 4060": 8,
-    "RTX 3090": 24, "RTX 3090 Ti": 24, "RTX 3080 Ti": 12, "RTX 3080": 10, "RTX 3070 Ti": 8, "RTX 3070": 8,
-    "RTX 3060 Ti": 8, "RTX 3060": 12,
-    "Q RTX 8000": 48, "Q RTX 6000": 24, "Titan RTX": 24, "Tesla V100": 32, "Tesla T4": 16, "Tesla P100": 16,
-    "Tesla P40": 24, "RTX 2080 Ti": 11,
-}  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """What the maker says about one kind of card."""
+
+    name: str
+    """Canonical."""
+    memory_gb: int
+    """Nominal, per GPU."""
+    tflops: float | None
+    """Peak dense bfloat16 tensor throughput with float32 accumulation, 10^12 per second; None: not known, or none."""
+    source: str
+    """URL of the maker's document."""
+    how: str
+    """How `tflops` follows from the source when it is not printed there."""
+    also: tuple[str, ...]
+    """Other spellings, without spaces and in lower case."""
+
+
+def _load() -> dict[str, GpuFacts]:
+    text = resources.files("gpuproviders").joinpath("gpus.toml").read_text(encoding="utf-8")
+    data = tomllib.loads(text)
+    sources = data["sources"]
+    return {
+        row["name"]: GpuFacts(
+            row["name"], row["memory_gb"], row.get("tflops"), sources[row["source"]], row.get("how", ""),
+            tuple(row.get("also", ())),
+        )
+        for row in data["gpu"]
+    }  # fmt: skip
+
+
+GPUS: Mapping[str, GpuFacts] = _load()
+"""Canonical name -> facts, from `gpus.toml`, which names the source of each."""
+
+MEMORY_GB: Mapping[str, int] = {name: facts.memory_gb for name, facts in GPUS.items()}
 """Canonical name -> nominal GB of memory per GPU."""
 
-_ALIASES: dict[str, str] = {
-    "h100hbm3": "H100 SXM", "h100sxm5": "H100 SXM", "h200sxm": "H200", "a100sxm": "A100 SXM4", "gh200": "GH200 SXM",
-    "rtxpro6000blackwellworkstationedition": "RTX PRO 6000 WS", "rtxpro6000blackwellserveredition": "RTX PRO 6000 S",
-    "rtxpro6000blackwellmaxqworkstationedition": "RTX PRO 6000 WS", "rtxpro5000blackwell": "RTX PRO 5000",
-    "rtxpro4500blackwell": "RTX PRO 4500", "rtxpro4000blackwell": "RTX PRO 4000",
-    "rtx4070tisuper": "RTX 4070S Ti", "rtx4070super": "RTX 4070S", "rtx4080super": "RTX 4080S", "rtx4090d": "RTX 4090D",
-    "mi300xoam": "MI300X", "v100sxm2": "Tesla V100", "teslav100sxm2": "Tesla V100", "v100fhhl": "Tesla V100",
-    "teslav100fhhl": "Tesla V100", "teslav100pcie": "Tesla V100", "v100pcie": "Tesla V100",
-}  # fmt: skip
+_ALIASES: dict[str, str] = {other: facts.name for facts in GPUS.values() for other in facts.also}
 """Other spellings: what the driver (and RunPod, whose type ids are the driver's names) calls a product."""
 
 _FAMILIES: dict[str, tuple[str, ...]] = {
@@ -104,3 +120,9 @@ def nominal_memory(name: str, reported: int) -> int:
     if known is not None and abs(reported - known * 10**9) <= 0.15 * known * 10**9:
         return known * 10**9
     return reported
+
+
+def tflops(name: str, count: int = 1) -> float | None:
+    """Peak dense bfloat16 TFLOPS of `count` cards of this canonical name; None when it is not known."""
+    facts = GPUS.get(name)
+    return None if facts is None or facts.tflops is None else facts.tflops * count

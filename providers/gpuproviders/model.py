@@ -55,6 +55,8 @@ class Offer:
     upload_speed: float | None = None
     transfer_price: MicroUsd | None = None
     """Micro-dollars per GB out of the machine (what bringing a checkpoint home costs)."""
+    receive_price: MicroUsd | None = None
+    """Micro-dollars per GB into the machine (images, data)."""
     cuda: str | None = None
     direct_ssh: bool = False
     ends_at: datetime | None = None

@@ -29,6 +29,15 @@ Without a command the app opens. RUN is a run's name, its id, or the start of it
 Add --json to any listing or action for a stable shape (money in micro-dollars).
 """
 
+_QUERY = """\
+A QUERY is terms that must all hold; put it in quotes, because < and > mean something to your shell:
+  field<value  also <= > >= = != with the unit if you like:  price<2.5  disk>=200GB  down>1Gbps  reliability>98%
+  field=a,b    one of several, field~part: holds a part:      gpu=h100,a100  region=EU  region~texas
+  flag, !flag  spot (without it on-demand only), verified, datacenter, known, avoided
+  word, !word  text that occurs anywhere; names with spaces stand in "double quotes"
+What a vendor does not tell matches no comparison (RunPod tells no reliability). --fields lists all fields.
+"""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; also what completion and the guide are made from."""
@@ -64,6 +73,22 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     offers = verb("offers", "list machines that can be rented now, cheapest first")
+    offers.epilog = _QUERY
+    offers.formatter_class = argparse.RawDescriptionHelpFormatter
+    offers.add_argument(
+        "query",
+        metavar="QUERY",
+        nargs="*",
+        help="what it must be, e.g. 'gpu=h100 price<2.5 region=EU spot' (see below)",
+    )
+    offers.add_argument("--fields", action="store_true", help="what a QUERY can ask for; asks no vendor")
+    offers.add_argument(
+        "--transfer",
+        type=_size,
+        default=1_000_000_000,
+        metavar="SIZE",
+        help="data an hour, out and in each, that the all-in price counts (1GB)",
+    )
     offers.add_argument(
         "--gpu", action="append", default=[], metavar="NAME", help="GPU model, any spelling; repeatable"
     )
@@ -201,7 +226,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 WATCHED = ("offers", "ls", "show", "why", "holds", "mirror", "status")
 """Commands that can be repeated."""
-SORTS = ("price", "gpu", "count", "reliability", "region", "memory", "download")
+SORTS = ("price", "gpu", "count", "reliability", "region", "memory", "download", "tflop", "tokens")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,75 +1,59 @@
-"""The filter language of the tables: `h100 !spot price<2.5`.
+"""The filter of the tables: the query language of `gpuproviders.query`, read as somebody types.
 
-Words must all occur (case does not matter), `!word` must not, and `field<number`
-(also `<= > >= =`) compares a number; a row that does not know the number does not match.
+`h100 !spot price<2.5`: words must all occur, `!word` must not, fields are compared. A table names its fields
+either as numbers (a function of the row) or as whole `Field`s with units, texts and flags.
 """
 
 from __future__ import annotations
 
-import operator
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from gpuproviders.query import Completion, Field, Kind, Query, complete, read
 
 K = TypeVar("K")
 R = TypeVar("R")
 
-_COMPARISON = re.compile(r"([a-z]+)(<=|>=|<|>|=)(-?[0-9]+(?:\.[0-9]+)?)%?\Z")
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "=": operator.eq,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A parsed filter. The empty one matches everything."""
+    """A parsed filter. The empty one matches everything, one that is not understood nothing."""
 
-    words: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-    comparisons: tuple[tuple[str, str, float], ...] = ()
+    query: Query[Any] = field(default_factory=Query)
     unknown: tuple[str, ...] = ()
-    """Field names that the table does not have; shown to the person, matched by nothing."""
+    """Field names and values that were not understood; shown to the person."""
+    problem: str | None = None
+    """What is wrong with it, in words."""
 
     def __bool__(self) -> bool:
-        return bool(self.words or self.without or self.comparisons or self.unknown)
+        return bool(self.query)
 
     def keep(
         self,
         keys: list[K],
         rows: Mapping[K, R],
         texts: Mapping[K, str],
-        fields: Mapping[str, Callable[[R], float | None]],
+        fields: Mapping[str, object] | None = None,
     ) -> list[K]:
-        """Those of `keys` whose row passes. `texts` are lower-case. One pass per term: 20,000 rows in milliseconds."""
-        if self.unknown:
-            return []
-        for word in self.words:
-            keys = [key for key in keys if word in texts[key]]
-        for word in self.without:
-            keys = [key for key in keys if word not in texts[key]]
-        for field, sign, limit in self.comparisons:
-            number, fits = fields[field], _OPERATORS[sign]
-            keys = [key for key in keys if (value := number(rows[key])) is not None and fits(value, limit)]
-        return keys
+        """Those of `keys` whose row passes. `texts` are lower-case."""
+        return [] if self.unknown else self.query.keep(keys, rows, texts)
 
 
-def parse_filter(text: str, fields: Mapping[str, object]) -> Filter:
-    """The filter that `text` means; `fields` are the names of numbers that rows have."""
-    words, without, comparisons, unknown = [], [], [], []
-    for term in text.lower().split():
-        if match := _COMPARISON.match(term):
-            name, sign, number = match.groups()
-            if name in fields:
-                comparisons.append((name, sign, float(number)))
-            else:
-                unknown.append(name)
-        elif term.startswith("!") and len(term) > 1:
-            without.append(term[1:])
-        else:
-            words.append(term)
-    return Filter(tuple(words), tuple(without), tuple(comparisons), tuple(unknown))
+def fields_of(fields: Mapping[str, Any]) -> list[Field[Any]]:
+    """A table's fields: what is only a function tells a number."""
+    return [one if isinstance(one, Field) else Field(name, Kind.NUMBER, one) for name, one in fields.items()]
+
+
+def parse_filter(text: str, fields: Mapping[str, Any]) -> Filter:
+    """The filter that `text` means."""
+    query = read(text, fields_of(fields), typing=True)
+    unknown = tuple(text[p.start : p.end].lower() for p in query.problems)
+    return Filter(query, unknown, str(query.problems[0]) if query.problems else None)
+
+
+def completion(
+    text: str, cursor: int, fields: Mapping[str, Any], values: Callable[[Field[Any]], list[str]] | None = None
+) -> Completion:
+    """What could be typed at the cursor; `values` tells the values of a text field that occur in the table."""
+    return complete(text, cursor, fields_of(fields), values)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from gpuproviders.query import Field
 from gputui.filtering import Filter, parse_filter
 
 R = TypeVar("R")
@@ -56,8 +57,8 @@ class TableModel(Generic[R]):
     key: Callable[[R], str]
     text: Callable[[R], str] = lambda row: ""
     """What filter words look at."""
-    fields: Mapping[str, Callable[[R], float | None]] = field(default_factory=dict)
-    """Numbers that a filter may compare, by name."""
+    fields: Mapping[str, Callable[[R], float | None] | Field[Any]] = field(default_factory=dict)
+    """What a filter may compare, by name: numbers, or whole fields."""
     natural: Callable[[R], Any] | None = None
     """Order while no column is chosen; None keeps the order of loading."""
 
@@ -108,7 +109,7 @@ class TableModel(Generic[R]):
         keys = list(rows)
         if self.filter:
             self.prepare()
-            keys = self.filter.keep(keys, rows, self._texts, self.fields)
+            keys = self.filter.keep(keys, rows, self._texts)
         column = next((c for c in self.columns if c.key == self.sorted_by), None)
         value = column.sort if column is not None else self.natural
         if value is not None:

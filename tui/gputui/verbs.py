@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from gpuproviders import listing
 from gputui import wording as say
 from gputui.clean import cleaned
 from gputui.console import Cell, Console
@@ -36,9 +37,13 @@ def connect(*, timeout: float = 30.0) -> Client:
 
 def offers(args: argparse.Namespace, console: Console) -> int:
     """List offers. Status 3 when one provider of several could not answer."""
+    if args.fields:
+        return _fields(console)
     if args.history:
         return _price_history(args, console)
     query = wire.OffersQuery(
+        query=" ".join(args.query),
+        transfer=args.transfer,
         gpu=args.gpu,
         gpu_count=args.count,
         max_price=args.max_price,
@@ -54,15 +59,27 @@ def offers(args: argparse.Namespace, console: Console) -> int:
     if console.json:
         console.write_json(wire.Offers(offers=rows, problems=answer.problems))
     elif rows:
-        console.table(
-            ("OFFER", "GPU", ">MEMORY", ">PRICE", "KIND", ">RELIABLE", ">DOWN", ">DISK", "CUDA", "REGION"),
-            [_offer_cells(row) for row in rows],
-            shrink=9,
-        )
+        measured, ours = any(row.token_price is not None for row in rows), any(row.seen for row in rows)
+        heads = [
+            "OFFER",
+            "GPU",
+            ">MEMORY",
+            ">PRICE",
+            ">/TFLOPh",
+            "KIND",
+            ">RELIABLE",
+            ">DOWN",
+            ">DISK",
+            "CUDA",
+        ]
+        heads += [">/1e9 TOKENS"] * measured + ["OURS"] * ours + ["REGION"]
+        cells = [_offer_cells(row, measured=measured, ours=ours) for row in rows]
+        console.table(tuple(heads), cells, shrink=len(heads) - 1)
     else:
         console.line(
             "No offer fits. Ask for less: a higher --max-price, another --gpu, or --unverified.", "dim"
         )
+        _hint(query.query, console)
     for problem in answer.problems:
         console.note(f"gputui: {problem}")
     if answer.problems:
@@ -97,7 +114,9 @@ def _price_history(args: argparse.Namespace, console: Console) -> int:
 
 
 _OFFER_SORTS: dict[str, Callable[[wire.OfferRow], Any]] = {
-    "price": lambda o: o.price,
+    "price": listing.worth,
+    "tflop": lambda o: (o.tflop_price is None, o.tflop_price, o.price),
+    "tokens": lambda o: (o.token_price is None, o.token_price, o.price),
     "gpu": lambda o: (o.gpu, o.price),
     "count": lambda o: (-o.gpu_count, o.price),
     "reliability": lambda o: (-(o.reliability or 0), o.price),
@@ -107,20 +126,66 @@ _OFFER_SORTS: dict[str, Callable[[wire.OfferRow], Any]] = {
 }
 
 
-def _offer_cells(row: wire.OfferRow) -> list[Cell]:
+def _offer_cells(row: wire.OfferRow, *, measured: bool, ours: bool) -> list[Cell]:
     kind = "spot" if row.spot else "on-demand"
+    price = say.rate(listing.worth(row))
     return [
         f"{row.provider}:{row.offer_id}",
         say.gpus(row.gpu, row.gpu_count),
         say.gigabytes(row.gpu_memory),
-        (say.rate(row.price), "bold"),
+        # a vendor that does not tell what transfer costs: the price is at least that
+        (price if row.all_in is not None or row.transfer_price is not None else f"{price} +?", "bold"),
+        say.small(row.tflop_price),
         (kind if row.verified else f"{kind}, unverified", "" if row.verified else "warn"),
         say.percent(row.reliability) if row.stock is None else f"stock {row.stock}",
         say.network(row.download_speed),
         say.gigabytes(row.disk),
         row.cuda or say.UNKNOWN,
+        *([say.money(row.token_price)] if measured else []),
+        *([_ours(row.seen)] if ours else []),
         row.region or say.UNKNOWN,
     ]
+
+
+def _ours(seen: wire.SeenRow | None) -> Cell:
+    """Our own experience of a machine in few words."""
+    if seen is None:
+        return ""
+    if seen.avoided_until is not None:
+        return (f"avoided: {seen.trouble or seen.avoided_by or 'a person says so'}"[:40], "warn")
+    parts = [f"{seen.tries - seen.duds} of {seen.tries} good"]
+    if seen.boot_seconds is not None:
+        parts.append(f"boots in {say.duration(seen.boot_seconds)}")
+    if seen.download is not None:
+        parts.append(f"{say.size(round(seen.download))}/s home")
+    return (", ".join(parts), "warn" if seen.duds else "")
+
+
+def _fields(console: Console) -> int:
+    """What a query can ask for."""
+    if console.json:
+        fields = [
+            {"name": f.name, "also": f.also, "kind": f.kind.name.lower(), "doc": f.doc}
+            for f in listing.FIELDS
+        ]
+        console.write_json({"fields": fields})
+        return OK
+    console.table(
+        ("FIELD", "ALSO", "VALUE", "WHAT"),
+        [[f.name, ", ".join(f.also), f.kind.value, f.doc] for f in listing.FIELDS],
+        shrink=3,
+    )
+    return OK
+
+
+def _hint(text: str, console: Console) -> None:
+    """A word that was looked for in the text may have been meant as a flag."""
+    from gpuproviders.query import read
+
+    for word in read(text, listing.FIELDS).words:
+        meant = listing.near_flag(word)
+        also = f"; did you mean {meant}?" if meant else ""
+        console.line(f"{word!r} is no field: it was looked for as text{also}", "dim")
 
 
 def ls(args: argparse.Namespace, console: Console) -> int:

@@ -62,6 +62,11 @@ def money(amount: int | None) -> str:
     return UNKNOWN if amount is None else format_usd(amount)
 
 
+def small(amount: int | None) -> str:
+    """Micro-dollars that may be far below a cent, with three significant digits: `$0.00202`."""
+    return UNKNOWN if amount is None else f"${amount / 1e6:.3g}"
+
+
 def rate(amount: int | None) -> str:
     """Micro-dollars per hour as `$1.23/h`."""
     return UNKNOWN if amount is None else f"{format_usd(amount)}/h"

@@ -107,6 +107,7 @@ def offers(value: object, *, secure: bool, count: int, disk: int) -> Iterator[Of
             region=place,
             stock=stock,
             transfer_price=MicroUsd(0),
+            receive_price=MicroUsd(0),
             cuda=f"{max(versions):.1f}" if versions else None,
             direct_ssh=secure,
         )

@@ -113,6 +113,7 @@ class SshProvider:
             cpu_cores=_count(cores),
             memory=_count(kib, 1024),
             transfer_price=ZERO,
+            receive_price=ZERO,
             direct_ssh=True,
         )
 

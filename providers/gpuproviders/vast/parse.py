@@ -101,6 +101,7 @@ def offer(row: Mapping[str, Any], *, spot: bool) -> Offer | None:
         download_speed=down * 1e6 if down is not None else None,
         upload_speed=up * 1e6 if up is not None else None,
         transfer_price=up_price,
+        receive_price=price_of(row.get("inet_down_cost")),
         cuda=f"{cuda:.1f}" if cuda else None,
         direct_ssh=(whole(row.get("direct_port_count")) or 0) >= 1,
         ends_at=epoch(row.get("end_date")),

@@ -8,6 +8,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from gpuproviders.listing import FIELDS, text_of, worth
 from gputui import wording as say
 from gputui.guard import run_guarded
 from gputui.screens.place import Place
@@ -38,11 +39,13 @@ def _trust(row: wire.OfferRow) -> Cell:
 COLUMNS: Sequence[Column[wire.OfferRow]] = (
     Column("gpu", "GPU", 14, lambda o: (say.gpus(o.gpu, o.gpu_count), "bold"), lambda o: o.gpu.lower(), flex=2),
     Column("memory", "VRAM", 5, lambda o: say.gigabytes(o.gpu_memory), lambda o: o.gpu_memory, right=True, descending=True),
-    Column("price", "PRICE", 9, lambda o: (say.rate(o.price), "good"), lambda o: o.price, right=True),
+    Column("price", "PRICE", 9, lambda o: (say.rate(worth(o)), "good"), worth, right=True),
     Column(
-        "each", "PER GPU", 9, lambda o: say.rate(o.price // max(1, o.gpu_count)), lambda o: o.price / max(1, o.gpu_count),
+        "each", "PER GPU", 9, lambda o: say.rate(worth(o) // max(1, o.gpu_count)), lambda o: worth(o) / max(1, o.gpu_count),
         right=True, wide=100,
     ),
+    Column("tflop", "/TFLOPh", 8, lambda o: say.small(o.tflop_price), lambda o: o.tflop_price, right=True, wide=150),
+    Column("tokens", "/1e9 TOK", 8, lambda o: say.money(o.token_price), lambda o: o.token_price, right=True, wide=150),
     Column("kind", "KIND", 9, _kind, lambda o: o.spot),
     Column("reliable", "RELIABLE", 8, _trust, lambda o: o.reliability, right=True, descending=True),
     Column("down", "DOWN", 5, lambda o: say.network(o.download_speed), lambda o: o.download_speed, right=True, descending=True),
@@ -58,34 +61,7 @@ COLUMNS: Sequence[Column[wire.OfferRow]] = (
 
 def model() -> TableModel[wire.OfferRow]:
     """Offers as a table."""
-    return TableModel(
-        columns=COLUMNS,
-        key=_key,
-        text=lambda o: (
-            f"{o.provider} {o.offer_id} {o.gpu} {o.region} {'spot' if o.spot else 'on-demand'} "
-            f"{'verified' if o.verified else 'unverified'} {'datacenter' if o.datacenter else ''}"
-        ),
-        fields={
-            "price": lambda o: o.price / 1e6,
-            "each": lambda o: o.price / 1e6 / max(1, o.gpu_count),
-            "gpus": lambda o: o.gpu_count,
-            "vram": lambda o: o.gpu_memory / 1e9,
-            "reliable": lambda o: None if o.reliability is None else o.reliability * 100,
-            "down": lambda o: None if o.download_speed is None else o.download_speed / 1e6,
-            "up": lambda o: None if o.upload_speed is None else o.upload_speed / 1e6,
-            "disk": lambda o: None if o.disk is None else o.disk / 1e9,
-            "cuda": lambda o: _number(o.cuda),
-            "ram": lambda o: None if o.memory is None else o.memory / 1e9,
-            "cpu": lambda o: o.cpu_cores,
-        },
-    )
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
+    return TableModel(columns=COLUMNS, key=_key, text=text_of, fields={one.name: one for one in FIELDS})
 
 
 class OffersScreen(Place):

@@ -84,8 +84,29 @@ class Code:
 # --- values --------------------------------------------------------------------------------------
 
 
+class SeenRow(Struct, frozen=True, kw_only=True):
+    """Our own experience of one machine: seconds, bytes per second (medians), times in Unix seconds."""
+
+    tries: int
+    """Times that it was rented."""
+    duds: int
+    """Times that it was no good; a person's `forgive` sets it back."""
+    trouble: str | None = None
+    """What was wrong the last time."""
+    boot_seconds: float | None = None
+    download: float | None = None
+    """From the machine to here."""
+    disk: float | None = None
+    """Written and synced to its disk when it was checked."""
+    last_at: float | None = None
+    avoided_until: float | None = None
+    """Until when it is avoided, None when it is not."""
+    avoided_by: str | None = None
+    """Who says so: `experience`, or a person's name."""
+
+
 class OfferRow(Struct, frozen=True, kw_only=True):
-    """One offer, ready to show. `price` is all-in micro-dollars per hour for the disk that was asked."""
+    """One offer, ready to show. `price` is micro-dollars per hour: the GPUs and the disk that was asked."""
 
     provider: str
     offer_id: str
@@ -110,6 +131,21 @@ class OfferRow(Struct, frozen=True, kw_only=True):
     ends_at: float | None
     stock: str | None = None
     """`low`, `medium` or `high` where an offer is a kind of machine and not one machine."""
+    receive_price: int | None = None
+    """Micro-dollars per GB into the machine; `transfer_price` is out of it."""
+    all_in: int | None = None
+    """Micro-dollars per hour with the transfer that was asked for; None when the vendor does not tell what it costs."""
+    tflops: float | None = None
+    """Peak dense bfloat16 of all its GPUs, 10^12 operations per second, by the maker's data sheet."""
+    tflop_price: int | None = None
+    """Micro-dollars per TFLOP-hour, all-in."""
+    tokens_per_second: float | None = None
+    """What our newest run on as many of these GPUs reached; `measured_by` names it."""
+    measured_by: str | None = None
+    token_price: int | None = None
+    """Micro-dollars per 10^9 tokens at that speed, all-in."""
+    seen: SeenRow | None = None
+    """What we have seen of this machine ourselves, None when nothing."""
 
 
 class GpuRow(Struct, frozen=True, kw_only=True):
@@ -435,7 +471,11 @@ class Empty(Struct, frozen=True, kw_only=True):
 
 
 class OffersQuery(Struct, frozen=True, kw_only=True):
-    """`gpu` are names (any spelling); prices in micro-dollars per hour; `disk` bytes."""
+    """`gpu` are names (any spelling); prices in micro-dollars per hour; `disk` bytes.
+
+    `query` is in the query language of offers (docs/guide.md); it holds besides the other fields. `transfer` is
+    what is expected to go out and in, bytes an hour each way: it is in the all-in price, which `max_price` caps.
+    """
 
     gpu: list[str] = []
     gpu_count: int | None = None
@@ -445,6 +485,8 @@ class OffersQuery(Struct, frozen=True, kw_only=True):
     disk: int = 20_000_000_000
     unverified: bool = False
     limit: int = 200
+    query: str = ""
+    transfer: int = 1_000_000_000
 
 
 class Offers(Struct, frozen=True, kw_only=True):

@@ -7,10 +7,12 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from gpuproviders import listing
 from gpuproviders.errors import ProviderError
 from gpuproviders.gpus import UnknownGpu, resolve
 from gpuproviders.model import Offer, OfferQuery
 from gpuproviders.money import MicroUsd, format_usd
+from gpuproviders.query import Query, QueryError, marked, parse
 from gpuwatch.clean import clean
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
@@ -38,6 +40,37 @@ def _names(wishes: list[str]) -> tuple[str, ...]:
         ) from error
 
 
+def _wish(query: wire.OffersQuery) -> tuple[Query[listing.Listed], OfferQuery]:
+    """What is asked, and what of it vendors are told: they may send too much, never too little. Raises CallFailed(usage)."""
+    try:
+        asked = parse(query.query, listing.FIELDS)
+    except QueryError as error:
+        raise CallFailed(wire.Code.USAGE, f"{error}\n{marked(query.query, error)}") from error
+    wish = listing.wish_of(asked)
+    names = _names(query.gpu)
+    if wish.gpus is not None:
+        names = tuple(n for n in wish.gpus if n in names) if names else wish.gpus
+        if not names:
+            raise CallFailed(wire.Code.USAGE, "no GPU fits both --gpu and the query; leave one of them out")
+    prices = [
+        p
+        for p in (query.max_price, None if wish.max_price is None else round(wish.max_price * 1e6))
+        if p is not None
+    ]
+    shares = [s for s in (query.min_reliability, wish.min_reliability) if s is not None]
+    limit = max(1, min(query.limit, 20_000))
+    return asked, OfferQuery(
+        gpu_names=names,
+        gpu_count=query.gpu_count if query.gpu_count is not None else wish.count,
+        max_price=MicroUsd(min(prices)) if prices else None,
+        spot=query.spot if wish.spot is None else wish.spot,
+        min_reliability=max(shares) if shares else None,
+        disk=query.disk,
+        verified_only=not (query.unverified or wish.unverified),
+        limit=20_000 if asked else limit,
+    )
+
+
 class Launching(Desk):
     """Looking at the market and renting from it. `start_run` starts driving a run."""
 
@@ -47,13 +80,7 @@ class Launching(Desk):
         self._start_run = start_run
 
     async def offers(self, query: wire.OffersQuery) -> wire.Offers:
-        names = _names(query.gpu)
-        wish = OfferQuery(
-            gpu_names=names, gpu_count=query.gpu_count,
-            max_price=None if query.max_price is None else MicroUsd(query.max_price), spot=query.spot,
-            min_reliability=query.min_reliability, disk=query.disk, verified_only=not query.unverified,
-            limit=max(1, min(query.limit, 20_000)),
-        )  # fmt: skip
+        asked, wish = _wish(query)
         found: list[wire.OfferRow] = []
         problems: list[str] = []
         fleets = list(self._ctx.fleets.values())
@@ -64,13 +91,19 @@ class Launching(Desk):
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                found += [rows.offer_row(o) for o in answer]
+                found += [rows.offer_row(o, transfer=query.transfer) for o in answer]
                 if wish.disk == USUAL_DISK:
                     await asyncio.to_thread(self._prices.record, answer, self._ctx.now())
         if problems and not found and len(problems) == len(fleets):
             raise CallFailed(wire.Code.PROVIDER, "; ".join(problems))
-        found.sort(key=lambda o: (o.price, o.provider, o.offer_id))
-        return wire.Offers(offers=found[: wish.limit], problems=problems)
+        found = [
+            row
+            for row in found
+            if (wish.max_price is None or listing.worth(row) <= wish.max_price)
+            and asked.matches(row, listing.text_of(row))
+        ]
+        found.sort(key=lambda o: (listing.worth(o), o.provider, o.offer_id))
+        return wire.Offers(offers=found[: max(1, query.limit)], problems=problems)
 
     async def prices(self, query: wire.PricesQuery) -> wire.Prices:
         """What was seen before of the kinds asked for; nothing is asked of a vendor."""

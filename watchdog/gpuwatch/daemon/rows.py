@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from gpuproviders import worth
+from gpuproviders.gpus import tflops
 from gpuproviders.model import Offer
 from gpuproviders.money import MicroUsd, accrue, format_usd
 from gpuwatch.clean import clean, show_path
@@ -181,8 +183,16 @@ def event_row(stored: StoredEvent) -> wire.EventRow:
     )
 
 
-def offer_row(offer: Offer) -> wire.OfferRow:
-    """One offer."""
+def offer_row(
+    offer: Offer,
+    *,
+    transfer: int = worth.TRANSFER,
+    seen: wire.SeenRow | None = None,
+    speed: tuple[float, str] | None = None,
+) -> wire.OfferRow:
+    """One offer. `transfer`: bytes an hour each way; `speed`: tokens per second on such GPUs, and the run that did it."""
+    whole, compared = worth.all_in(offer, transfer), worth.compared(offer, transfer)
+    tokens, by = speed if speed is not None else (None, None)
     return wire.OfferRow(
         provider=offer.provider, offer_id=offer.offer_id, machine_id=offer.machine_id, gpu=offer.gpu_name,
         gpu_count=offer.gpu_count, gpu_memory=offer.gpu_memory, price=offer.price, disk_price=offer.disk_price,
@@ -190,7 +200,10 @@ def offer_row(offer: Offer) -> wire.OfferRow:
         region=offer.region, cpu_cores=offer.cpu_cores, memory=offer.memory, disk=offer.disk,
         download_speed=offer.download_speed, upload_speed=offer.upload_speed, transfer_price=offer.transfer_price,
         cuda=offer.cuda, ends_at=None if offer.ends_at is None else offer.ends_at.timestamp(),
-        stock=None if offer.stock is None else offer.stock.name.lower(),
+        stock=None if offer.stock is None else offer.stock.name.lower(), receive_price=offer.receive_price,
+        all_in=whole, tflops=tflops(offer.gpu_name, offer.gpu_count),
+        tflop_price=worth.per_tflop(compared, offer.gpu_name, offer.gpu_count), tokens_per_second=tokens,
+        measured_by=by, token_price=worth.per_billion_tokens(compared, tokens), seen=seen,
     )  # fmt: skip
 
 

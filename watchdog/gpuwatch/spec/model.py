@@ -20,6 +20,8 @@ class Gpu(Struct, frozen=True, kw_only=True):
     spot: bool = False
     min_reliability: float | None = None
     verified_only: bool = True
+    transfer: int = 1_000_000_000
+    """Bytes an hour, out and in each, that the all-in price counts."""
 
 
 class Upload(Struct, frozen=True, kw_only=True):

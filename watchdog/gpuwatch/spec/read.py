@@ -226,6 +226,7 @@ def _gpu(table: _Table | None) -> model.Gpu:
         spot=table.take("spot", values.boolean, False),
         min_reliability=table.take("min_reliability", values.fraction, None),
         verified_only=not table.take("unverified", values.boolean, False),
+        transfer=table.take("transfer", parse_size, 1_000_000_000),
     )
     table.finish()
     return gpu
