@@ -203,7 +203,9 @@ def read(text: str, fields: Iterable[Field[R]], *, typing: bool = False) -> Quer
             continue
         match = _TERM.match(text, at)
         if match is None or (match["value"] == "" and text[match.end() : match.end() + 1] == '"'):
-            problems.append(QueryError('a quote (") is not closed', at if match is None else match.end(), len(text)))
+            problems.append(
+                QueryError('a quote (") is not closed', at if match is None else match.end(), len(text))
+            )
             break
         unfinished = typing and match["sign"] is not None and not match["value"] and match.end() == len(text)
         if not unfinished:

@@ -9,6 +9,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
+from gpuproviders import worth
+from gpuproviders.gpus import canonical
 from gpuwatch.client import wire
 
 NOW = 1_790_000_000.0
@@ -93,7 +97,10 @@ def offer_row(
         "cuda": "12.8",
         "ends_at": NOW + 40 * 86400,
     }
-    return wire.OfferRow(**{**values, **changes})  # type: ignore[arg-type]
+    row = wire.OfferRow(**{**values, **changes})  # type: ignore[arg-type]
+    if "tflop_price" in changes:
+        return row
+    return msgspec.structs.replace(row, tflop_price=worth.per_tflop(row.price, canonical(gpu), count))
 
 
 def artifact(path: str, size: int, state: str, step: int | None = None) -> wire.ArtifactRow:

@@ -117,6 +117,29 @@ def build_parser() -> argparse.ArgumentParser:
     offers.add_argument("--sort", default="price", choices=SORTS, help="column to sort by (price)")
     offers.add_argument("--limit", type=_positive, default=50, metavar="N", help="rows to show (50)")
 
+    machines = verb(
+        "machines", "what we have seen of machines ourselves: duds, boots, speeds, what is avoided"
+    )
+    machines.add_argument("provider", metavar="PROVIDER", nargs="?", help="only of vast, runpod or ssh")
+    avoid = verb("avoid", "rent a machine no more, for a time")
+    avoid.add_argument(
+        "machine", metavar="MACHINE", help="PROVIDER:ID from `gputui machines`, or a run: its machine"
+    )
+    avoid.add_argument(
+        "--for",
+        dest="seconds",
+        type=_duration,
+        default=90 * 86_400.0,
+        metavar="TIME",
+        help="e.g. 12h, 30d (90d)",
+    )
+    forgive = verb("forgive", "take a machine back: forget what speaks against it")
+    forgive.add_argument(
+        "machine", metavar="MACHINE", help="PROVIDER:ID from `gputui machines`, or a run: its machine"
+    )
+    for word in (avoid, forgive):
+        word.add_argument("--reason", default="", metavar="TEXT", help="why; shown with the machine")
+
     launch = verb("launch", "start a run from a spec")
     launch.add_argument("spec", metavar="SPEC.toml", help="the run spec; `-` reads standard input")
     launch.add_argument("--offer", type=_offer, metavar="PROVIDER:ID", help="rent exactly this offer")
@@ -224,7 +247,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-WATCHED = ("offers", "ls", "show", "why", "holds", "mirror", "status")
+WATCHED = ("offers", "machines", "ls", "show", "why", "holds", "mirror", "status")
 """Commands that can be repeated."""
 SORTS = ("price", "gpu", "count", "reliability", "region", "memory", "download", "tflop", "tokens")
 
@@ -316,6 +339,18 @@ def _usd(text: str) -> int:
     if amount is None or amount <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no amount of dollars; try 2.50")
     return amount
+
+
+def _duration(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+    factor = units.get(text[-1:].lower())
+    try:
+        value = float(text[:-1]) * factor if factor else 0.0
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; try 12h or 30d")
+    return value
 
 
 def _speed(text: str) -> float:

@@ -7,6 +7,9 @@ from gpuwatch.client import wire
 SHAPES: dict[str, tuple[type[wire.Struct], ...]] = {
     "offers": (wire.Offers, wire.Prices),
     "launch": (wire.Launched, wire.SpecCheck, wire.EventRow),
+    "machines": (wire.Machines,),
+    "avoid": (wire.MachineRow,),
+    "forgive": (wire.MachineRow,),
     "ls": (wire.Runs,),
     "show": (wire.RunDetail,),
     "logs": (wire.LogChunk,),

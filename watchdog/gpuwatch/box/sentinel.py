@@ -45,6 +45,8 @@ class Facts:
     gpus: tuple[str, ...]
     driver: str | None
     disk_free: int | None
+    disk_speed: float | None = None
+    """Bytes per second, written and synced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +360,9 @@ def parse_facts(data: bytes) -> Facts:
         gpus=names,
         driver=clean(driver, 40) if isinstance(driver, str) else None,
         disk_free=_size(value.get("disk_free")),
+        disk_speed=speed
+        if (speed := _number(value.get("disk_speed"), 1e12)) is not None and speed > 0
+        else None,
     )
 
 

@@ -90,7 +90,7 @@ class SeenRow(Struct, frozen=True, kw_only=True):
     tries: int
     """Times that it was rented."""
     duds: int
-    """Times that it was no good; a person's `forgive` sets it back."""
+    """Times that it was no good."""
     trouble: str | None = None
     """What was wrong the last time."""
     boot_seconds: float | None = None
@@ -496,6 +496,48 @@ class Offers(Struct, frozen=True, kw_only=True):
     problems: list[str]
 
 
+class MachinesQuery(Struct, frozen=True, kw_only=True):
+    """What we have seen of machines, of all providers or of one."""
+
+    provider: str | None = None
+
+
+class MachineRow(Struct, frozen=True, kw_only=True):
+    """One machine that we know something of. `machine` is `provider:id`, or the kind where a vendor names no machine."""
+
+    machine: str
+    gpu: str | None
+    gpu_count: int | None
+    good: int
+    """Jobs that ran there."""
+    seen: SeenRow
+    reason: str | None = None
+    """Why it is avoided."""
+
+
+class Machines(Struct, frozen=True, kw_only=True):
+    """Those that are avoided first, then the ones seen last."""
+
+    machines: list[MachineRow]
+
+
+class MachineAvoid(Struct, frozen=True, kw_only=True):
+    """Rent this machine no more for `seconds`: `provider:id`, or a run whose machine is meant."""
+
+    machine: str
+    seconds: float
+    by: str
+    reason: str = ""
+
+
+class MachineForgive(Struct, frozen=True, kw_only=True):
+    """Forget what speaks against a machine."""
+
+    machine: str
+    by: str
+    reason: str = ""
+
+
 class PricesQuery(Struct, frozen=True, kw_only=True):
     """What prices were: `gpu` are names (any spelling, empty: all), `days` back."""
 
@@ -785,6 +827,9 @@ METHODS: dict[str, tuple[type[Struct], type[Struct]]] = {
     "shutdown": (Empty, Empty),
     "offers": (OffersQuery, Offers),
     "offers.history": (PricesQuery, Prices),
+    "machines": (MachinesQuery, Machines),
+    "machine.avoid": (MachineAvoid, MachineRow),
+    "machine.forgive": (MachineForgive, MachineRow),
     "spec.check": (SpecText, SpecCheck),
     "launch": (Launch, Launched),
     "runs": (Empty, Runs),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import statistics
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
+import msgspec
 import structlog
 
 from gpuproviders.errors import ProviderError
@@ -20,9 +22,12 @@ from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import Impossible
 from gpuwatch.lifecycle.run import FINAL, Phase, Run, State
 from gpuwatch.spec import RunSpec
+from gpuwatch.telemetry.history import Point
 
 log = structlog.get_logger()
 
+SUSTAINED = 600.0
+"""Seconds at a job's end over which its speed is told."""
 _ATOMIC = (d.CreateMachine, d.Destroy)
 """Steps that are never interrupted: they have a request in flight that costs or ends something."""
 
@@ -132,13 +137,20 @@ class Actor:
             case d.Rest():
                 raise RuntimeError("resting is no step")
 
+    def _ended(self, phase: str, exit_code: int | None) -> e.JobEnded:
+        """The job's end, with the speed that it sustained."""
+        tokens = sustained(
+            self.live.watching.history.minutes.points("tokens_per_second", self._ctx.now() - SUSTAINED)
+        )
+        return msgspec.structs.replace(job_ended(phase, exit_code), tokens_per_second=tokens)
+
     async def _watch_job(self) -> None:
         """Until a report says that the job is over (or the run was taken elsewhere)."""
         while self._run.state is State.RUNNING:
             reported = self.live.reported
             report = self.live.report
             if report is not None and report.job.phase in ("ended", "vanished"):
-                await self._ctx.ledger.append(self._id, job_ended(report.job.phase, report.job.exit_code))
+                await self._ctx.ledger.append(self._id, self._ended(report.job.phase, report.job.exit_code))
                 return
             ledger = asyncio.create_task(self._ctx.ledger.changed())
             waiting = asyncio.create_task(reported.wait())
@@ -157,7 +169,7 @@ class Actor:
             raise BoxFault("the job was told to stop and still runs; it is told again")
         self.live.say(None)
         if self._run.state in (State.RUNNING, State.PREPARING):
-            await self._ctx.ledger.append(self._id, job_ended(state.phase, state.exit_code))
+            await self._ctx.ledger.append(self._id, self._ended(state.phase, state.exit_code))
 
     async def _companion(self, run: Run, task: asyncio.Task[None] | None) -> asyncio.Task[None] | None:
         machine = run.machine
@@ -191,6 +203,12 @@ class Actor:
             for wait in waits:
                 wait.cancel()
         self._nudged.clear()
+
+
+def sustained(minutes: Sequence[Point]) -> float | None:
+    """The median of a speed over its last minutes, None when there is none. Pure."""
+    means = [point.mean for point in minutes if point.mean > 0]
+    return round(statistics.median(means), 1) if means else None
 
 
 def job_ended(phase: str, exit_code: int | None) -> e.JobEnded:

@@ -108,7 +108,7 @@ async def _bring(
     keepable = sorted((f for f in files if f.path not in refused), key=lambda f: _rank(f.path))
     progress = Progress(files_total=len(keepable), bytes_total=sum(f.size for f in keepable))
     live.transfer = progress
-    record = _Record(ctx, run_id, boot_id, step)
+    record = _Record(ctx, run_id, boot_id, step, progress)
     reasons: list[str] = []
     try:
         for at in range(0, len(keepable), SLICE):
@@ -143,11 +143,13 @@ def _rank(path: str) -> int:
 class _Record:
     """Writes proved files down, some hundred at a time: a crash costs little, and the log stays readable."""
 
-    def __init__(self, ctx: Context, run_id: str, boot_id: str, step: int | None) -> None:
+    def __init__(self, ctx: Context, run_id: str, boot_id: str, step: int | None, progress: Progress) -> None:
         self._ctx = ctx
         self._run_id = run_id
         self._boot_id = boot_id
         self._step = step
+        self._progress = progress
+        self._moved = progress.moved
         self._loop = asyncio.get_running_loop()
         self._written = self._loop.time()
         self._waiting: list[Copy] = []
@@ -170,18 +172,23 @@ class _Record:
     async def _write(self, step: int | None) -> None:
         # a run that is being destroyed or lost meanwhile has no more use for the record
         if target(self._ctx.ledger.runs[self._run_id].state, e.FilesVerified) is not None:
-            event = _verified(self._waiting, step)
+            moved, seconds = self._progress.moved - self._moved, self._loop.time() - self._written
+            event = _verified(self._waiting, step, seconds=round(seconds, 2), moved=moved)
             await self._ctx.ledger.append(self._run_id, event, copies=self._waiting)
-        self._waiting, self._written = [], self._loop.time()
+        self._waiting, self._written, self._moved = [], self._loop.time(), self._progress.moved
 
 
-def _verified(copies: list[Copy], step: int | None) -> e.FilesVerified:
+def _verified(
+    copies: list[Copy], step: int | None, *, seconds: float | None = None, moved: int | None = None
+) -> e.FilesVerified:
     path = os.path.commonpath([c.path for c in copies]) if len(copies) > 1 else copies[0].path
     return e.FilesVerified(
         files=len(copies),
         bytes=sum(c.size for c in copies),
         step=step,
         path=show_path(path),
+        seconds=seconds,
+        moved=moved,
     )
 
 

@@ -18,6 +18,7 @@ from gpuwatch.vault.layout import Vault
 if TYPE_CHECKING:
     from gpuwatch.daemon.fleet import Fleet
     from gpuwatch.daemon.standing import Standing
+    from gpuwatch.experience.book import Experience
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class Context:
     """One per provider account, by provider name."""
     trainer: Path | None
     """The trainer's source folder that `[train]` runs are given; None when it is not installed."""
+    experience: Experience | None = None
+    """What we have seen of machines; None where nothing is kept of it."""
     now: Callable[[], float] = time.time
     specs: dict[str, RunSpec] = field(default_factory=dict)
     """Run id → its checked spec, parsed once."""

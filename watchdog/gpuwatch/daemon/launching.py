@@ -18,7 +18,7 @@ from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 from gpuwatch.daemon import accounting, rows
 from gpuwatch.daemon.context import Context
-from gpuwatch.daemon.desk import Desk
+from gpuwatch.daemon.knowing import Knowing
 from gpuwatch.daemon.renting import candidates
 from gpuwatch.lifecycle import events as e
 from gpuwatch.prices import USUAL_DISK, PriceBook
@@ -71,7 +71,7 @@ def _wish(query: wire.OffersQuery) -> tuple[Query[listing.Listed], OfferQuery]:
     )
 
 
-class Launching(Desk):
+class Launching(Knowing):
     """Looking at the market and renting from it. `start_run` starts driving a run."""
 
     def __init__(self, ctx: Context, *, start_run: Callable[[str], None], prices: PriceBook) -> None:
@@ -84,6 +84,8 @@ class Launching(Desk):
         found: list[wire.OfferRow] = []
         problems: list[str] = []
         fleets = list(self._ctx.fleets.values())
+        book = await self.known()
+        speeds: dict[tuple[str, int], tuple[float, str] | None] = {}
         answers = await asyncio.gather(*(f.provider.offers(wish) for f in fleets), return_exceptions=True)
         for fleet, answer in zip(fleets, answers, strict=True):
             if isinstance(answer, ProviderError):
@@ -91,7 +93,15 @@ class Launching(Desk):
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                found += [rows.offer_row(o, transfer=query.transfer) for o in answer]
+                for offer in answer:
+                    kind = (offer.gpu_name, offer.gpu_count)
+                    if kind not in speeds:
+                        speeds[kind] = self.speed(book, offer)
+                    found.append(
+                        rows.offer_row(
+                            offer, transfer=query.transfer, seen=self.seen(book, offer), speed=speeds[kind]
+                        )
+                    )
                 if wish.disk == USUAL_DISK:
                     await asyncio.to_thread(self._prices.record, answer, self._ctx.now())
         if problems and not found and len(problems) == len(fleets):

@@ -31,6 +31,7 @@ from gpuwatch.daemon.reconciling import Reconciler
 from gpuwatch.daemon.scrubbing import Scrubber
 from gpuwatch.daemon.server import serve
 from gpuwatch.daemon.service import Service
+from gpuwatch.experience.book import Experience
 from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle.reconcile import stranger
 from gpuwatch.lifecycle.run import FINAL, Run
@@ -71,7 +72,7 @@ class Daemon:
             config=self.config, ledger=ledger, vault=vault, boxes=boxes, hostkeys=hostkeys, key=key,
             public_key=key.with_suffix(".pub").read_text(encoding="ascii").strip(),
             fleets={n: fleet_of(p, ledger, self.config) for n, p in self.providers.items()},
-            trainer=_trainer(), now=clock,
+            trainer=_trainer(), now=clock, experience=Experience(self.paths.state, clock),
         )  # fmt: skip
         try:
             async with asyncio.TaskGroup() as tasks:

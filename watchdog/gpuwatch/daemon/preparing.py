@@ -122,7 +122,7 @@ async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
     if machine is None or (machine.boot_id, machine.workspace) != (facts.boot_id, facts.workspace):
         checked = e.BoxChecked(
             boot_id=facts.boot_id, workspace=facts.workspace, python=facts.python, gpus=len(facts.gpus),
-            driver=facts.driver, disk_free=facts.disk_free,
+            driver=facts.driver, disk_free=facts.disk_free, disk_speed=facts.disk_speed,
         )  # fmt: skip
         await ctx.ledger.append(run.id, checked)
         return  # decided again with the box known: its log is followed from here on

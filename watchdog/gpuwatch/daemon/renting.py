@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 
 import structlog
 
+from gpuproviders import worth
 from gpuproviders.errors import (
     Ambiguous,
     OfferGone,
@@ -22,6 +24,8 @@ from gpuwatch.clean import clean
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.live import Live
+from gpuwatch.experience.book import Experience
+from gpuwatch.experience.judge import Standing, expected
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.reconcile import LABEL_PREFIX, cap_reason, caps, same_account
 from gpuwatch.lifecycle.run import Machine, Run
@@ -47,8 +51,8 @@ def query_of(spec: RunSpec) -> OfferQuery:
     )
 
 
-def choose(run: Run, offers: list[Offer]) -> Offer | None:
-    """The cheapest offer that has not disappointed this run; the pinned one when a person picked it. Pure."""
+def choose(run: Run, offers: list[Offer], rank: Rank | None = None) -> Offer | None:
+    """The best offer that has not disappointed this run; the pinned one when a person picked it. Pure."""
     usable = [
         o
         for o in offers
@@ -60,15 +64,54 @@ def choose(run: Run, offers: list[Offer]) -> Offer | None:
             if (offer.provider, offer.offer_id) == (run.pinned_provider, run.pinned_offer):
                 return offer
         return None
-    return min(usable, key=_rank, default=None)
+    order = rank or ranking(None, worth.TRANSFER)
+    ranked = [(order(offer), offer) for offer in usable]
+    return min(
+        ((place, offer) for place, offer in ranked if place is not None),
+        key=lambda pair: pair[0],
+        default=(None, None),
+    )[1]
 
 
 SHOWN = 3
+Place = tuple[bool, float, float, int, str]
+Rank = Callable[[Offer], Place | None]
+"""Where an offer stands among others, the lowest first; None for one that a person excluded."""
+
+
+def ranking(experience: Experience | None, transfer: int) -> Rank:
+    """Cheapest all-in first, with the failures that its machine's past lets expect; then the most reliable, then what
+    there is most of. A machine that experience avoids comes after all others, one that a person avoids not at all.
+    """
+
+    def rank(offer: Offer) -> Place | None:
+        price = worth.compared(offer, transfer)
+        machine, stands = (None, Standing()) if experience is None else experience.of(offer)
+        if stands.excluded:
+            return None
+        stock = offer.stock.value if offer.stock else 0
+        return (
+            stands.until is not None,
+            expected(price, machine, stands.forgiven),
+            -(offer.reliability or 0),
+            -stock,
+            offer.offer_id,
+        )
+
+    return rank
+
+
+async def _experienced(ctx: Context, spec: RunSpec) -> Rank:
+    """The order of this spec's offers, by all that is known now."""
+    if ctx.experience is not None:
+        await ctx.experience.catch_up(ctx.ledger)
+    return ranking(ctx.experience, spec.gpu.transfer)
 
 
 async def candidates(ctx: Context, spec: RunSpec) -> tuple[list[Offer], list[str]]:
     """The offers that fit now as a launch would try them, and what it would do in words; nothing is rented."""
     offers: list[Offer] = []
+    rank = await _experienced(ctx, spec)
     lines: list[str] = []
     for name in spec.providers:
         if name not in ctx.fleets:
@@ -78,7 +121,14 @@ async def candidates(ctx: Context, spec: RunSpec) -> tuple[list[Offer], list[str
             offers += await ctx.fleets[name].provider.offers(query_of(spec))
         except ProviderError as error:
             lines.append(f"  {name}: {clean(str(error), 200)}")
-    ranked = sorted(offers, key=_rank)
+    placed = sorted(
+        ((place, offer) for offer in offers if (place := rank(offer)) is not None), key=lambda pair: pair[0]
+    )
+    ranked = [offer for _, offer in placed]
+    if len(ranked) < len(offers):
+        lines.append(
+            f"  {len(offers) - len(ranked)} offers are left out: you avoid their machines (gputui machines)"
+        )
     if not ranked:
         return [], [*lines, "  no offer fits now"]
     for number, offer in enumerate(ranked[:SHOWN]):
@@ -87,9 +137,11 @@ async def candidates(ctx: Context, spec: RunSpec) -> tuple[list[Offer], list[str
             f", {format_usd(offer.disk_price)}/h of it also while stopped" if offer.disk_price else ""
         )
         where = f" in {clean(offer.region, 40)}" if offer.region else ""
+        whole = worth.all_in(offer, spec.gpu.transfer)
+        moving = " and what the vendor takes for transfer" if whole is None else ""
         lines.append(
-            f"  {when}: {offer.gpu_count} × {offer.gpu_name} at {format_usd(offer.price)}/h all-in{while_stopped}{where} "
-            f"({offer.provider}:{clean(offer.offer_id, 80)})"
+            f"  {when}: {offer.gpu_count} × {offer.gpu_name} at {format_usd(whole or offer.price)}/h all-in{moving}"
+            f"{while_stopped}{where} ({offer.provider}:{clean(offer.offer_id, 80)}){_past(ctx, offer)}"
         )
     if len(ranked) > SHOWN:
         lines.append(f"  and {len(ranked) - SHOWN} more offers fit")
@@ -101,9 +153,15 @@ async def candidates(ctx: Context, spec: RunSpec) -> tuple[list[Offer], list[str
     return ranked, lines
 
 
-def _rank(offer: Offer) -> tuple[int, float, int, str]:
-    """Cheapest first; among equals the most reliable, then what there is most of."""
-    return offer.price, -(offer.reliability or 0), -(offer.stock.value if offer.stock else 0), offer.offer_id
+def _past(ctx: Context, offer: Offer) -> str:
+    """What we know of its machine, for people."""
+    machine, stands = (None, Standing()) if ctx.experience is None else ctx.experience.of(offer)
+    if machine is None or not machine.tries:
+        return ""
+    last = (
+        f", avoided if there is another: {clean(stands.reason or '', 80)}" if stands.until is not None else ""
+    )
+    return f"; it failed {len(machine.duds)} of {machine.tries} times here{last}"
 
 
 async def find_offer(ctx: Context, run: Run, spec: RunSpec, live: Live) -> None:
@@ -124,11 +182,13 @@ async def find_offer(ctx: Context, run: Run, spec: RunSpec, live: Live) -> None:
             offers += await ctx.fleets[name].provider.offers(query_of(spec))
         except ProviderError as error:
             problems.append(error)
-    offer = choose(run, offers)
+    rank = await _experienced(ctx, spec)
+    offer = choose(run, offers, rank)
     if offer is None:
         if problems and not all(isinstance(p, Unauthorized | Refused) for p in problems):
             raise problems[0]  # unknown, not "none": asked again
-        reason = str(problems[0]) if problems else no_offer_reason(run, spec, len(offers))
+        excluded = sum(rank(offer) is None for offer in offers)
+        reason = str(problems[0]) if problems else no_offer_reason(run, spec, len(offers), excluded)
         await ctx.ledger.append(run.id, e.NoOffer(reason=reason))
         return
     live.say(None)
@@ -174,13 +234,18 @@ async def introduce(ctx: Context, fleet: Fleet) -> None:
         await ctx.ledger.know_account(seen)
 
 
-def no_offer_reason(run: Run, spec: RunSpec, found: int) -> str:
+def no_offer_reason(run: Run, spec: RunSpec, found: int, excluded: int = 0) -> str:
     """Why nothing can be rented, and what to change."""
     if run.pinned_offer is not None and run.attempt == 0:
         return f"offer {run.pinned_provider}:{run.pinned_offer} is not there any more; choose another or launch without one"
     wish = f"{spec.gpu.count} × {' or '.join(spec.gpu.names) or 'any GPU'}"
     if spec.gpu.max_price is not None:
         wish += f" up to {format_usd(spec.gpu.max_price)}/h"
+    if excluded:
+        return (
+            f"{found} offers of {wish}, {excluded} of them on machines that you avoid and the rest failed this run "
+            "already; `gputui machines` lists them, `gputui forgive MACHINE` takes one back"
+        )
     if found:
         return f"all {found} offers of {wish} have failed this run already; try again later"
     return f"no offer of {wish} now; raise gpu.max_price, allow more names, or try again later"

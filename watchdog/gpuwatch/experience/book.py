@@ -50,12 +50,16 @@ class Experience:
                 for stored in page:
                     fold(self.facts, stored.seq, stored.at, stored.run, stored.event)
             if self.facts.seq != before:
-                await asyncio.to_thread(_save, self.folder / "experience.json", msgspec.json.encode(self.facts))
+                await asyncio.to_thread(
+                    _save, self.folder / "experience.json", msgspec.json.encode(self.facts)
+                )
 
     async def say(self, word: Word) -> None:
         """Keep what a person says of a machine; durable on return. Raises OSError."""
         async with self._turn:
-            await asyncio.to_thread(_append, self.folder / "machines.jsonl", msgspec.json.encode(word) + b"\n")
+            await asyncio.to_thread(
+                _append, self.folder / "machines.jsonl", msgspec.json.encode(word) + b"\n"
+            )
             self._words.setdefault(word.machine, []).append(word)
 
     def machine(self, key: str) -> Machine | None:
@@ -71,7 +75,9 @@ class Experience:
         key = key_of(offer.provider, offer.machine_id, offer.offer_id)
         stands = self.standing(key)
         if offer.machine_id is None and not stands.excluded:
-            stands = Standing()  # a kind of machine: one dud does not speak against the next machine of it
+            stands = Standing(
+                forgiven=stands.forgiven
+            )  # a kind of machine: one dud does not speak against the next machine of it
         return self.facts.machines.get(key), stands
 
     def speed(self, gpu: str, count: int) -> Speed | None:

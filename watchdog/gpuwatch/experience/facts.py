@@ -102,13 +102,17 @@ def fold(facts: Facts, seq: int, at: float, run: str | None, event: e.AnyEvent) 
             machine.duds = [*machine.duds, (at, event.reason[:200])][-KEPT:]
         case e.BoxChecked(disk_speed=float(speed)):
             _keep(machine.disks, speed)
-        case e.FilesVerified(seconds=float(seconds)) if event.bytes >= LEAST_BYTES and seconds > 0:
-            _keep(machine.downloads, event.bytes / seconds)
+        case e.FilesVerified(seconds=float(seconds), moved=int(moved)) if (
+            moved >= LEAST_BYTES and seconds > 0
+        ):
+            _keep(machine.downloads, moved / seconds)
         case e.JobStarted():
             machine.good += 1
             machine.last_good = at
         case e.JobEnded(tokens_per_second=float(speed)) if speed > 0:
-            facts.speeds[kind_of(machine.gpu, machine.gpu_count)] = Speed(tokens_per_second=speed, run=run, at=at)
+            facts.speeds[kind_of(machine.gpu, machine.gpu_count)] = Speed(
+                tokens_per_second=speed, run=run, at=at
+            )
         case e.Gone() | e.DudGone() | e.Lost():
             facts.current.pop(run, None)
         case _:

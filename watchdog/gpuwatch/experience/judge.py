@@ -18,7 +18,7 @@ EXPERIENCE: Final = "experience"
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """What a person said of a machine: to avoid it until a time (None: for ever), or (`forgive`) to begin anew."""
+    """What a person said of a machine: to avoid it until a time, or (`forgive`) to begin anew."""
 
     at: float
     machine: str
@@ -26,16 +26,18 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     reason: str = ""
     forgive: bool = False
-    until: float | None = None
+    until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a machine stands. `until` is when that ends (Unix seconds, infinity for never)."""
+    """How a machine stands. `until` is when it is avoided no more (Unix seconds), None when it is not avoided."""
 
     until: float | None = None
     by: str | None = None
     reason: str | None = None
+    forgiven: float = float("-inf")
+    """When a person forgave it; what was before does not count."""
 
     @property
     def excluded(self) -> bool:
@@ -46,16 +48,16 @@ class Standing:
 def standing(machine: Machine | None, words: Iterable[Word], now: float) -> Standing:
     """How a machine stands at `now`: the newest word of a person, else what its duds since say."""
     newest = max(words, key=lambda word: word.at, default=None)
-    if newest is not None and not newest.forgive and (newest.until is None or newest.until > now):
-        return Standing(float("inf") if newest.until is None else newest.until, newest.by, newest.reason or None)
+    if newest is not None and not newest.forgive and newest.until > now:
+        return Standing(newest.until, newest.by, newest.reason or None)
     forgiven = newest.at if newest is not None and newest.forgive else float("-inf")
     duds = blamed(machine, forgiven)
     if not duds:
-        return Standing()
+        return Standing(forgiven=forgiven)
     at, reason = duds[-1]
     # at most so far ahead: a clock that was set back must not make it for ever
     until = min(at, now) + min(LONGEST, FIRST * 2 ** (len(duds) - 1))
-    return Standing(until, EXPERIENCE, reason) if until > now else Standing()
+    return Standing(until, EXPERIENCE, reason, forgiven) if until > now else Standing(forgiven=forgiven)
 
 
 def blamed(machine: Machine | None, forgiven: float) -> list[tuple[float, str]]:
@@ -66,7 +68,7 @@ def blamed(machine: Machine | None, forgiven: float) -> list[tuple[float, str]]:
     return [dud for dud in machine.duds if dud[0] > since]
 
 
-def expected(price: int, machine: Machine | None) -> float:
+def expected(price: int, machine: Machine | None, forgiven: float = float("-inf")) -> float:
     """What an hour there comes to with the failures that its past lets expect, micro-dollars.
 
     A machine that was never tried costs its price. One that failed k of n times is dearer by k / (n + 2): the
@@ -74,4 +76,5 @@ def expected(price: int, machine: Machine | None) -> float:
     """
     if machine is None or not machine.tries:
         return float(price)
-    return price * (1 + min(len(machine.duds), machine.tries) / (machine.tries + 2))
+    failed = sum(at > forgiven for at, _ in machine.duds)
+    return price * (1 + min(failed, machine.tries) / (machine.tries + 2))

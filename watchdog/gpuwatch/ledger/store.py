@@ -401,6 +401,13 @@ class Ledger:
         where, values = ("seq > ?", [since]) if run is None else ("run = ? AND seq > ?", [run, since])
         return await self._select(f"{where} ORDER BY seq LIMIT ?", [*values, limit])
 
+    async def events_of(self, kinds: Sequence[str], *, since: int, limit: int) -> list[StoredEvent]:
+        """Events of these kinds after `since`, oldest first, at most `limit`. Raises LedgerDamaged."""
+        marks = ", ".join("?" * len(kinds))
+        return await self._select(
+            f"seq > ? AND kind IN ({marks}) ORDER BY seq LIMIT ?", [since, *kinds, limit]
+        )
+
     async def last_events(self, run: str, limit: int) -> list[StoredEvent]:
         """The newest `limit` events of a run, oldest first."""
         return list(reversed(await self._select("run = ? ORDER BY seq DESC LIMIT ?", [run, limit])))

@@ -115,6 +115,8 @@ class BoxChecked(Event, frozen=True, kw_only=True, tag="box-checked"):
     gpus: int
     driver: str | None = None
     disk_free: int | None = None
+    disk_speed: float | None = None
+    """Bytes per second that were written to the work folder's disk and synced."""
 
 
 class PrepareFailed(Event, frozen=True, kw_only=True, tag="prepare-failed"):
@@ -144,6 +146,9 @@ class FilesVerified(Event, frozen=True, kw_only=True, tag="files-verified"):
     step: int | None = None
     path: str | None = None
     digest: str | None = None
+    seconds: float | None = None
+    moved: int | None = None
+    """What went over the wire for them, bytes, and how long that took."""
 
 
 class JobEnded(Event, frozen=True, kw_only=True, tag="job-ended"):
@@ -151,6 +156,8 @@ class JobEnded(Event, frozen=True, kw_only=True, tag="job-ended"):
 
     exit_code: int | None
     reason: str = ""
+    tokens_per_second: float | None = None
+    """What it sustained in its last minutes, where it told."""
 
 
 class CollectStarted(Event, frozen=True, kw_only=True, tag="collect-started"):

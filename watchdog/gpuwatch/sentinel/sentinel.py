@@ -126,6 +126,25 @@ def run_quietly(argv: list[str], seconds: float) -> str | None:
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
 
 
+def disk_speed(place: str, size: int = 32 << 20, seconds: float = 1.0) -> float | None:
+    """Bytes per second that the disk of `place` takes, synced; None when it takes none. Nothing stays there."""
+    path = os.path.join(place, ".gpuwatch-speed.%d" % os.getpid())
+    block, written = os.urandom(1 << 20), 0
+    try:
+        with open(path, "xb", buffering=0) as file:
+            try:
+                started = time.monotonic()
+                while written < size and time.monotonic() - started < seconds:
+                    written += file.write(block)
+                os.fsync(file.fileno())
+                took = time.monotonic() - started
+            finally:
+                os.unlink(path)
+    except OSError:
+        return None
+    return round(written / took, 1) if took > 0 else None
+
+
 def probe() -> None:
     """What this box is."""
     env = environment()
@@ -144,6 +163,7 @@ def probe() -> None:
             "smi": None if smi is None else "ok",
             "disk_free": usage.free,
             "disk_total": usage.total,
+            "disk_speed": disk_speed(place),
             "cpus": os.cpu_count(),
         }
     )
