@@ -28,6 +28,7 @@ STATES = {
     State.VERIFIED: "everything promised is home; a receipt says so",
     State.DESTROYING: "the end is permitted, sent, or being confirmed",
     State.FAILED: "waits for a person; the machine, if there is one, stays",
+    State.RECOVERING: "its machine was lost or does not run: another is rented, the newest proved checkpoint put there",
     State.GONE: "the machine is confirmed gone, or there never was one",
     State.LOST: "the provider took the machine",
 }

@@ -71,6 +71,12 @@ class Box:
         content = (seed * (size // len(seed) + 1))[: max(1, size)]
         self.files[path] = File(content, int(at * 1e9), self.inodes, at + busy)
 
+    def put(self, path: str, content: bytes, at: float) -> None:
+        """A file that somebody else puts there: an upload."""
+        self.inodes += 1
+        self.changes += 1
+        self.files[path] = File(content, int(at * 1e9), self.inodes)
+
     def remove(self, path: str) -> None:
         """The job deletes a file of its own."""
         self.changes += 1
@@ -110,6 +116,10 @@ class Machine:
     destroyed: float | None = None
     taken: float | None = None
     """When the provider took it away by itself (spot, host loss)."""
+    takes: int = 0
+    """How often that happened: machines come back."""
+    stopped: list[tuple[float, float, str]] = field(default_factory=list)
+    """From when to when its vendor lists it and does not run it, and the status it shows (`offline`, `exited`)."""
     seen_from: float = 0.0
     seen_until: float = 0.0
     cut_off: list[tuple[float, float]] = field(default_factory=list)
@@ -118,6 +128,10 @@ class Machine:
     @property
     def alive(self) -> bool:
         return self.destroyed is None and self.taken is None
+
+    def down(self, now: float) -> str | None:
+        """The status of a machine that is there and does not run, None when it runs."""
+        return next((status for start, end, status in self.stopped if start <= now < end), None)
 
 
 class Cloud:
@@ -138,6 +152,8 @@ class Cloud:
         self.lag_destroy = 0.0
         self.offers_taken: set[str] = set()
         self.violations: list[Violation] = []
+        self.back_at = 0.0
+        """When the last machine that had been taken came back."""
 
     def rent(self, label: str, offer_id: str) -> Machine:
         """A machine under `label`; it may show up in listings later than it exists."""
@@ -170,8 +186,23 @@ class Cloud:
         """The provider takes the machine away."""
         machine.box.run_to(self.time.now)
         machine.taken = self.time.now
+        machine.takes += 1
         machine.seen_until = self.time.now
         machine.box.dead = True
+
+    def give_back(self, machine: Machine) -> None:
+        """A machine that was taken is there again, with its disk; its processes are gone."""
+        machine.taken = None
+        self.back_at = self.time.now
+        machine.box.dead = False
+        machine.box.reboot(self.time.now)
+
+    def stop(self, machine: Machine, seconds: float, status: str) -> None:
+        """The vendor does not run the machine for a while: its host is offline, or somebody bid more."""
+        now = self.time.now
+        machine.box.reboot(now)
+        machine.stopped.append((now, now + seconds, status))
+        machine.cut_off.append((now, now + seconds))
 
     def judged(self, verdict: Callable[[], None]) -> None:
         """Remember a violation: the daemon must not be able to catch its own judge."""
@@ -195,10 +226,12 @@ class Cloud:
         """How Vast describes it (the fields that the adapter reads)."""
         up = self.time.now >= machine.boots_at
         trouble = machine.trouble if up else None
+        down = machine.down(self.time.now)
         return {
             "id": int(machine.instance_id),
             "label": machine.label,
-            "actual_status": "running" if up and trouble is None else "loading",
+            "actual_status": down or ("running" if up and trouble is None else "loading"),
+            "is_bid": down == "exited",
             "intended_status": "stopped" if trouble is Trouble.GAVE_UP else "running",
             "status_msg": _WORDS.get(trouble, "success, running img") if up else "pulling layers",
             "machine_id": int(machine.offer_id) + 5000,

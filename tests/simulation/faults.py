@@ -45,6 +45,8 @@ class Kind(Enum):
     REBOOT = "box reboots"
     DUD = "dud"
     TAKEN = "machine taken"
+    BACK = "machine back"
+    STRANDED = "machine stopped"
     PERSON = "person"
 
 

@@ -17,6 +17,8 @@ name = "RTX 4090"
 command = "train"
 [recover]
 attempts = {attempts}
+on_loss = "{on_loss}"
+patience = "{patience}"
 [boot]
 timeout = "10m"
 {rest}
@@ -45,7 +47,10 @@ def make_spec(draw: random.Random) -> str:
         rest += f"[budget]\nmax_hours = {BUDGET_HOURS}\n"
     if draw.random() < 0.2:
         rest += '[setup]\ncommand = "pip"\n'
-    return SPEC.format(top=top, attempts=draw.choice([1, 3, 6]), rest=rest)
+    return SPEC.format(
+        top=top, attempts=draw.choice([1, 3, 6]), rest=rest, on_loss=draw.choice(["resume", "resume", "restart", "never"]),
+        patience=draw.choice(["1m", "10m"]),
+    )  # fmt: skip
 
 
 def make_box(draw: random.Random, spec: RunSpec | None) -> Box:

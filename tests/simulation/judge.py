@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 EARLY, LATE = 60.0, 2400.0
 """Seconds by which a budget may end a job too early, or too late once everything works."""
-_CONCLUSIONS = ("gone", "dud-gone", "lost")
+_CONCLUSIONS = ("gone", "dud-gone", "lost", "recovering")
 
 
 class Judge:
@@ -53,12 +53,12 @@ class Judge:
         world, box = self._world, machine.box
         if box.job.started is None:
             return
-        run_id = run_of(machine.label)
-        run = world.durable().get(run_id)
+        run = self._owner(machine)
         if run is None:
             raise Violation(
-                f"I1: machine {machine.instance_id} of {run_id} was destroyed and the ledger has no such run"
+                f"I1: machine {machine.instance_id} ({machine.label}) was destroyed and no run in the ledger has it"
             )
+        run_id = run.id
         spec = read_spec(run.spec, file=run.file)
         waived = set(run.waivers)
         if "*" in waived:
@@ -77,11 +77,25 @@ class Judge:
                 )
             if path not in named:
                 raise Violation(f"I1: {path} of {run_id} is at home and no durable receipt says so")
+        if run.of is not None:
+            return  # it only collects: what its machine never made, the run that goes on makes
         missing = [a.path for a in spec.artifacts if a.required and a.path not in box.files]
         if missing and not waived:
             raise Violation(f"I1: {run_id} promised {missing} and was destroyed without it or a waiver")
         if not spec.no_artifacts and not waived and not any(promised(spec, p) for p in box.files):
             raise Violation(f"I1: nothing that {run_id} promised exists, and it was destroyed")
+
+    def _owner(self, machine: Machine) -> Run | None:
+        """The durable run whose machine this is now, else the one that its label names."""
+        runs = self._world.durable()
+        for run in runs.values():
+            if run.machine is not None and run.machine.label == machine.label:
+                return run
+        return runs.get(run_of(machine.label))
+
+    def _owner_id(self, machine: Machine) -> str | None:
+        owner = self._owner(machine)
+        return owner.id if owner is not None else None
 
     def _receipted(self, run_id: str) -> set[str]:
         """The files that a durable receipt of this run names."""
@@ -105,7 +119,12 @@ class Judge:
         run = self._world.durable().get(run_id)
         if run is None or run.machine is None or run.machine.label != label:
             raise Violation(f"I2: label {label} is not in the ledger")
-        others = [m for m in self._world.cloud.living() if run_of(m.label) == run_id]
+        # one that was taken and came back just now, or that another run drives, is not forgotten
+        others = [
+            m
+            for m in self._world.cloud.living()
+            if run_of(m.label) == run_id and not m.takes and self._owner_id(m) == run_id
+        ]
         if others:
             raise Violation(f"I2: {run_id} rents a second machine while {others[0].instance_id} lives")
 
@@ -117,11 +136,11 @@ class Judge:
         for run_id, run in runs.items():
             replayed: Run | None = None
             for event, at in self._world.events(run_id):
-                if type(event) not in ARROWS and not isinstance(event, e.Requested):
+                if type(event) not in ARROWS and not isinstance(event, e.Requested | e.TakenOver):
                     continue  # it is about a machine, not about its run
                 replayed = (
                     create(run_id, event, at)
-                    if isinstance(event, e.Requested)
+                    if isinstance(event, e.Requested | e.TakenOver)
                     else evolve(_made(replayed), event, at)
                 )
             if msgspec.json.encode(replayed) != msgspec.json.encode(run):
@@ -147,7 +166,7 @@ class Judge:
 
     def _nothing_unknown(self, runs: dict[str, Run]) -> None:
         for machine in self._world.cloud.living():
-            run = runs.get(run_of(machine.label))
+            run = self._owner(machine)
             if run is None:
                 raise Violation(
                     f"I2: machine {machine.instance_id} ({machine.label}) lives and the ledger has no such run"
@@ -170,9 +189,16 @@ class Judge:
     def _evidence(self, run: Run) -> None:
         """I3: what counts as gone is gone, and nobody concluded that without a network."""
         world = self._world
-        mine = [m for m in world.cloud.machines.values() if run_of(m.label) == run.id]
-        if run.state is State.LOST and not any(m.taken is not None for m in mine):
+        named = [m for m in world.cloud.machines.values() if run_of(m.label) == (run.of or run.id)]
+        mine = [m for m in named if self._owner_id(m) == run.id]
+        if run.state is State.LOST and not any(m.takes for m in mine):
             raise Violation(f"I3: {run.id} counts as lost and nobody took its machine")
+        left = [event for event, _ in world.events(run.id) if isinstance(event, e.Recovering)]
+        gone = sum(event.handed_to is None for event in left)
+        if gone > sum(m.takes for m in named):
+            raise Violation(f"I3: {run.id} went on without a machine that nobody had taken")
+        if len(left) - gone > sum(len(m.stopped) for m in named):
+            raise Violation(f"I3: {run.id} left a machine that ran")
         alive = [m.instance_id for m in mine if m.alive]
         if run.state in FINAL and alive:
             raise Violation(f"I3: {run.id} is {run.state.value} and machine {alive[0]} lives")
@@ -185,7 +211,7 @@ class Judge:
     def _budget(self, run: Run) -> None:
         """I5: a ceiling ends the job, in time by a right clock."""
         world, limit = self._world, read_spec(run.spec, file=run.file).budget.max_time
-        if limit is None:
+        if limit is None or run.of is not None:
             return
         jobs = [m.box.job.started for m in world.cloud.machines.values() if run_of(m.label) == run.id]
         started = min((at for at in jobs if at is not None), default=None)
@@ -199,7 +225,8 @@ class Judge:
                     )
         for machine in world.cloud.machines.values():
             job = machine.box.job
-            if run_of(machine.label) == run.id and job.started is not None and job.ended is not None:
+            mine = run_of(machine.label) == run.id and self._owner_id(machine) == run.id
+            if mine and job.started is not None and job.ended is not None:
                 due = max(job.started + limit, world.faults.quiet_from)
                 # while the lid was closed nobody could end anything
                 if job.ended > due + LATE + world.time.slept and not run.waivers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from simulation.faults import Kind
 from simulation.jobs import make_spec
 from simulation.weather import answer_alarms, arrange, happen, look
 from simulation.world import World
@@ -12,14 +13,21 @@ PATIENCE = 4 * 3600.0
 """Seconds of quiet after which whatever is not settled is stuck."""
 RESTART = (0.5, 5, 300)
 """Seconds until the init system (or a person) has started a dead daemon again."""
+NOTICED = 1500.0
+"""Seconds after which a machine that came back must have been seen: an account without runs is listed every 10 min."""
 SCRUB_ROUNDS = 3600.0
 """Seconds of quiet in which the scrub of these worlds reads everything once more."""
 
 
-def play(seed: int) -> World:
-    """Run one schedule to its end and judge it. Raises Violation (or whatever the daemon lets out)."""
+def play(seed: int, *, losses: float = 0.0) -> World:
+    """Run one schedule to its end and judge it. Raises Violation (or whatever the daemon lets out).
+
+    `losses`: how likely at each moment some machine is taken, stopped, or given back, beside the day's own bad luck.
+    """
     with World(seed, scrub=seed % 5 == 0) as world:
         arrange(world)
+        if losses:
+            world.habits |= dict.fromkeys((Kind.TAKEN, Kind.STRANDED, Kind.BACK), losses)
         draw = world.draw
         launches = sorted(
             (world.time.now + draw.uniform(0, 500), f"k{n}") for n in range(draw.choice([1, 1, 2, 3]))
@@ -50,7 +58,8 @@ async def day(world: World, launches: list[tuple[float, str]], until: float) -> 
         await answer_alarms(world)
         if world.time.now > until:
             return
-        if not launches and world.faults.quiet and world.settled():
+        noticed = world.time.now > world.cloud.back_at + NOTICED
+        if not launches and world.faults.quiet and noticed and world.settled():
             await look(world)
             if world.rotten and not world.scrubbed:
                 await asyncio.sleep(SCRUB_ROUNDS)

@@ -55,6 +55,8 @@ def arrange(world: World) -> None:
     world.habits = {
         Kind.PERSON: 0.02,
         Kind.TAKEN: draw.choice([0.0, 0.0, 0.0, 0.02]),
+        Kind.BACK: draw.choice([0.0, 0.1, 0.3]),
+        Kind.STRANDED: draw.choice([0.0, 0.0, 0.0, 0.02]),
         Kind.REBOOT: draw.choice([0.0, 0.0, 0.01]),
         Kind.BOX_OFFLINE: draw.choice([0.0, 0.0, 0.03]),
         Kind.CLOCK_STEP: draw.choice([0.0, 0.0, 0.0, 0.02]),
@@ -95,6 +97,23 @@ async def _taken(world: World) -> None:
     if machine is not None:
         _note(world, Kind.TAKEN, machine)
         world.cloud.take(machine)
+
+
+async def _back(world: World) -> None:
+    away = [m for m in world.cloud.machines.values() if m.taken is not None and m.destroyed is None]
+    if away:
+        machine = world.draw.choice(away)
+        _note(world, Kind.BACK, machine)
+        world.cloud.give_back(machine)
+
+
+async def _stranded(world: World) -> None:
+    machine = _some_machine(world)
+    if machine is not None and machine.down(world.time.now) is None:
+        _note(world, Kind.STRANDED, machine)
+        longest = max(1.0, world.faults.quiet_from - world.time.now)
+        seconds = min(world.draw.choice([90.0, 900.0, 4000.0]), longest)
+        world.cloud.stop(machine, seconds, world.draw.choice(["offline", "exited"]))
 
 
 async def _reboot(world: World) -> None:
@@ -204,6 +223,8 @@ async def look(world: World) -> None:
 _HAPPEN = {
     Kind.PERSON: _person,
     Kind.TAKEN: _taken,
+    Kind.BACK: _back,
+    Kind.STRANDED: _stranded,
     Kind.REBOOT: _reboot,
     Kind.BOX_OFFLINE: _cut_off,
     Kind.CLOCK_STEP: _clock_step,

@@ -143,6 +143,12 @@ def build_parser() -> argparse.ArgumentParser:
     launch = verb("launch", "start a run from a spec")
     launch.add_argument("spec", metavar="SPEC.toml", help="the run spec; `-` reads standard input")
     launch.add_argument("--offer", type=_offer, metavar="PROVIDER:ID", help="rent exactly this offer")
+    launch.add_argument(
+        "--resume-from",
+        metavar="WHERE",
+        help="begin from a checkpoint, put on the box and proved before the job starts: latest or a step (of the newest run "
+        "of this name), RUN or RUN:STEP, a path of this machine, an rclone remote such as gdrive:runs/miras-ab3d",
+    )
     launch.add_argument("--yes", "-y", action="store_true", help="do not ask before spending money")
     launch.add_argument("--dry-run", action="store_true", help="check the spec, print the plan, rent nothing")
     launch.add_argument("--wait", action="store_true", help="print the timeline until the run has ended")

@@ -617,7 +617,13 @@ def launch(args: argparse.Namespace, console: Console) -> int:
         provider, offer = args.offer or (None, None)
         from uuid import uuid4
 
-        order = wire.Launch(spec=spec, key=uuid4().hex, provider=provider, offer_id=offer)
+        order = wire.Launch(
+            spec=spec,
+            key=uuid4().hex,
+            provider=provider,
+            offer_id=offer,
+            resume_from=_whence(args.resume_from),
+        )
         launched = call(client, "launch", order, wire.Launched)
     if console.json:
         console.write_json(launched)
@@ -630,6 +636,16 @@ def launch(args: argparse.Namespace, console: Console) -> int:
 
         return follow_run(launched.run, console, with_log=args.follow)
     return OK
+
+
+def _whence(text: str | None) -> str | None:
+    """What --resume-from says, with a path of this machine made absolute: the daemon works elsewhere."""
+    if text is None or text == "latest" or text.isdigit():
+        return text
+    from pathlib import Path
+
+    path = Path(text).expanduser()
+    return str(path.resolve()) if path.exists() or text.startswith((".", "/", "~")) else text
 
 
 def _print_check(check: wire.SpecCheck, console: Console) -> None:

@@ -40,6 +40,8 @@ EVENTS: dict[type[e.Event], e.AnyEvent] = {
         e.StartSent(boot_id=BOOT),
         e.JobStarted(boot_id=BOOT, pid=5),
         e.FilesVerified(files=2, bytes=10, step=3),
+        e.CheckpointHome(name="step-3", step=3, files=2, bytes=10, digest="c" * 64),
+        e.Restored(source="the vault", name="step-3", step=3, files=2, bytes=10),
         e.JobEnded(exit_code=0),
         e.CollectStarted(),
         e.CollectBlocked(holds=["artifacts: x"]),
@@ -56,6 +58,7 @@ EVENTS: dict[type[e.Event], e.AnyEvent] = {
         e.DudGone(evidence="listings"),
         e.Gone(evidence="listings"),
         e.Lost(evidence="listings"),
+        e.Recovering(evidence="listings", step=3, lost_steps=7, lost_seconds=60.0, lost_cost=7_000),
         e.Returned(instance_id=INSTANCE, evidence="listed as running"),
         e.GaveUp(reason="tried enough"),
     )
@@ -75,6 +78,14 @@ REGISTER: tuple[e.RegisterEvent | e.AccountSeen, ...] = (
     e.AccountSeen(provider="vast", user="1"),
 )
 """One sample of every event beside the runs."""
+
+TAKEN_OVER = e.TakenOver(
+    taker="r1-back1", name="r", of="r1", spec="name = 'r'", file="r.toml", base="/home/me", key=f"taken-over:{LABEL}",
+    label=LABEL, provider="vast", offer_id="9", machine_id="12", gpu="RTX 4090", gpu_count=1, gpu_memory=24 * 10**9,
+    price=400_000, disk_price=1_000, transfer_price=None, chosen_at=NOW, instance_id=INSTANCE, host="1.2.3.4", port=22,
+    user="root", fingerprint="SHA256:x", boot_id=BOOT, workspace="/root", job_started_at=NOW, evidence="came back",
+    holds=[e.HoldPlaced(name="pin", by="me")],
+)  # fmt: skip
 
 REQUESTED = e.Requested(name="r", spec="name = 'r'", file="r.toml", base="/home/me", key="k1")
 

@@ -29,6 +29,8 @@ TABLE: list[tuple[State, Machine | None, bool, RunSpec, d.Step]] = [
     # state, machine, whether the end is wished for, spec, what comes next
     (S.REQUESTED, None, False, ENDS, d.FindOffer()),
     (S.REQUESTED, None, True, ENDS, d.EndWithoutMachine()),
+    (S.RECOVERING, None, False, ENDS, d.FindOffer()),
+    (S.RECOVERING, None, True, ENDS, d.EndWithoutMachine()),
     (S.RENTING, CHOSEN, False, ENDS, d.CreateMachine()),
     (S.RENTING, CHOSEN, True, ENDS, d.EndWithoutMachine()),
     (S.RENTING, SENT, False, ENDS, d.FindByLabel()),

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from core_lives import BOOT, EVENTS, INSTANCE, LABEL, NOW, REQUESTED, machine, receipt, run
+from core_lives import BOOT, EVENTS, INSTANCE, LABEL, NOW, REQUESTED, TAKEN_OVER, machine, receipt, run
 
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.evolve import Impossible, create, evolve
-from gpuwatch.lifecycle.run import EVERYTHING, FINAL, Machine, Phase, PlacedHold, Run, State
+from gpuwatch.lifecycle.evolve import HOMES, Impossible, create, evolve
+from gpuwatch.lifecycle.run import EVERYTHING, FINAL, Home, Machine, Phase, PlacedHold, Run, State
 
 AT = NOW + 60
 S = State
@@ -24,6 +24,7 @@ LOOKED_FOR = msgspec.structs.replace(SENT, create=Phase.UNKNOWN)
 WORKED = machine(job_started_at=NOW - 9, boot_id=BOOT, workspace="/root", job_pid=4)
 ENDING = machine(destroy=Phase.SENT, destroy_sent_at=NOW)
 ACCEPTED = machine(destroy=Phase.ACCEPTED, destroy_sent_at=NOW)
+HOME = Home(name="step-3", step=3, files=2, bytes=10, digest="d" * 64, at=NOW)
 PIN = PlacedHold(name="pin", by="me", at=NOW)
 
 
@@ -99,6 +100,28 @@ ROWS: list[tuple[str, Run, e.RunEvent, dict[str, Any]]] = [
     ("step 0", life(S.RUNNING, WORKED), e.FilesVerified(files=1, bytes=1, step=0),
      {"verified_files": 1, "verified_bytes": 1, "last_verified_at": AT, "checkpoints": 1, "last_step": 0}),
     ("files", life(S.VERIFIED, WORKED), e.FilesVerified(files=2, bytes=10), {"verified_files": 2, "verified_bytes": 10, "last_verified_at": AT}),
+    ("a checkpoint is whole at home", life(S.RUNNING, WORKED, homes=(HOME,)),
+     e.CheckpointHome(name="step-5", step=5, files=2, bytes=10, digest="c" * 64),
+     {"homes": (HOME, Home(name="step-5", step=5, files=2, bytes=10, digest="c" * 64, at=AT))}),
+    ("an older one comes home late", life(S.RUNNING, WORKED, homes=(HOME,)),
+     e.CheckpointHome(name="step-2", step=2, files=2, bytes=10, digest="c" * 64),
+     {"homes": (Home(name="step-2", step=2, files=2, bytes=10, digest="c" * 64, at=AT), HOME)}),
+    ("one that was written again", life(S.RUNNING, WORKED, homes=(HOME,)),
+     e.CheckpointHome(name="step-3", step=3, files=1, bytes=4, digest="e" * 64),
+     {"homes": (Home(name="step-3", step=3, files=1, bytes=4, digest="e" * 64, at=AT),)}),
+    ("restored", life(S.PREPARING, machine()), e.Restored(source="the vault", name="step-3", step=3, files=2, bytes=10),
+     {"machine.restored": "step-3"}),
+    ("goes on elsewhere", life(S.RUNNING, WORKED, receipt=receipt(), holds=("a: 1",), waivers=("x",), job_ended_at=NOW, exit_code=0),
+     e.Recovering(evidence="taken", step=3),
+     {"machine": None, "past": (msgspec.structs.replace(WORKED, gone_at=AT),), "avoid": ("vast:offer:9", "vast:machine:12"),
+      "trouble": "taken", "losses": 1, "lost_at": AT, "receipt": None, "holds": (), "waivers": (), "job_ended_at": None, "exit_code": None}),
+    ("goes on before the job began", life(S.PREPARING, machine()), e.Recovering(evidence="taken"),
+     {"machine": None, "past": (machine(gone_at=AT),), "avoid": ("vast:offer:9", "vast:machine:12"), "trouble": "taken", "lost_at": AT}),
+    ("the job runs again", life(S.PREPARING, machine(), lost_at=NOW, losses=1, started_at=NOW), e.JobStarted(boot_id=BOOT, pid=5),
+     {"machine.job_started_at": AT, "machine.job_pid": 5, "machine.boot_id": BOOT, "lost_at": None, "trouble": None}),
+    ("back before another was chosen", life(S.RECOVERING, None, past=(msgspec.structs.replace(WORKED, gone_at=NOW),), losses=1, lost_at=NOW),
+     e.Returned(instance_id=INSTANCE, evidence="x"),
+     {"machine": WORKED, "past": (), "losses": 0, "lost_at": None, "trouble": "the machine came back"}),
     ("the job failed", life(S.RUNNING, WORKED), e.JobEnded(exit_code=1, reason="exit 1"), {"job_ended_at": AT, "exit_code": 1, "trouble": "exit 1"}),
     ("the job is done", life(S.RUNNING, WORKED), e.JobEnded(exit_code=0), {"job_ended_at": AT, "exit_code": 0, "trouble": None}),
     ("collecting", life(S.VERIFIED, WORKED, receipt=receipt()), e.CollectStarted(), {"receipt": None}),
@@ -147,6 +170,28 @@ def test_what_an_event_leaves_behind(before: Run, event: e.RunEvent, after: dict
     assert changes(before, event) == after
 
 
+def test_a_run_remembers_the_newest_checkpoints_at_home_and_not_all() -> None:
+    run = life(S.RUNNING, WORKED)
+    for step in range(40):
+        run = evolve(
+            run, e.CheckpointHome(name=f"step-{step}", step=step, files=1, bytes=1, digest="c" * 64), AT
+        )
+    assert [h.step for h in run.homes] == list(range(40 - HOMES, 40))
+
+
+def test_a_machine_that_is_taken_over_is_driven_to_its_proved_end_by_a_run_of_its_own() -> None:
+    made = create("r1-back1", TAKEN_OVER, AT)
+    assert (made.state, made.of, made.on_box, made.end_requested_by) == (S.RUNNING, "r1", "r1", "gpuwatch")
+    assert made.machine is not None
+    assert (made.machine.instance_id, made.machine.job_started_at, made.machine.rented_at) == (
+        INSTANCE,
+        NOW,
+        AT,
+    )
+    assert made.data_at_risk
+    assert [h.name for h in made.pins] == ["pin"], "what a person held stays held"
+
+
 def test_every_event_has_its_row() -> None:
     assert {type(row[2]) for row in ROWS} == set(EVENTS)
 
@@ -180,6 +225,12 @@ def test_a_machine_where_a_job_may_have_started_is_no_dud(event: e.RunEvent) -> 
         (life(S.GONE, msgspec.structs.replace(WORKED, gone_at=NOW)), e.Returned(instance_id="78", evidence="x"), "was gone"),
         (life(S.GONE, WORKED), e.Returned(instance_id=INSTANCE, evidence="x"), "was gone"),
         (life(S.GONE, machine(gone_at=NOW)), e.Returned(instance_id=INSTANCE, evidence="x"), "ever ran"),
+        (life(S.RECOVERING, None), e.Returned(instance_id=INSTANCE, evidence="x"), "not the one"),
+        (life(S.RECOVERING, None, past=(machine(gone_at=NOW),)), e.Returned(instance_id=INSTANCE, evidence="x"), "not the one"),
+        (life(S.RUNNING, WORKED, of="r0"), e.Recovering(evidence="x"), "only collects"),
+        (life(S.RUNNING, WORKED, end_requested_by="me"), e.Recovering(evidence="x"), "is to end"),
+        (life(S.PREPARING, machine()), e.Recovering(evidence="x", handed_to="r-back1"), "nothing ever ran"),
+        (life(S.PREPARING, WORKED), e.Restored(source="v", name="s", step=1, files=1, bytes=1), "may have started"),
     ],
 )  # fmt: skip
 def test_what_cannot_have_happened_is_refused(before: Run, event: e.RunEvent, why: str) -> None:

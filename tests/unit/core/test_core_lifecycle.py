@@ -8,7 +8,19 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from core_lives import BOOT, EVENTS, INSTANCE, LABEL, NOW, REGISTER, REQUESTED, machine, receipt, run
+from core_lives import (
+    BOOT,
+    EVENTS,
+    INSTANCE,
+    LABEL,
+    NOW,
+    REGISTER,
+    REQUESTED,
+    TAKEN_OVER,
+    machine,
+    receipt,
+    run,
+)
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -29,44 +41,48 @@ KEEP = msgspec.structs.replace(SPEC, idle=Idle(action="notify"))
 # --- every state × every event -------------------------------------------------------------------
 
 # One line per event; one column per state: requested renting booting preparing running finished collecting
-# verified destroying failed gone lost. `.` = cannot happen, `=` = the state stays, else the next state.
+# verified destroying failed recovering gone lost. `.` = cannot happen, `=` = the state stays, else the next state.
 NEXT = {
     "q": "requested", "r": "renting", "b": "booting", "p": "preparing", "R": "running", "F": "finished",
-    "c": "collecting", "v": "verified", "d": "destroying", "f": "failed", "G": "gone", "L": "lost",
+    "c": "collecting", "v": "verified", "d": "destroying", "f": "failed", "E": "recovering", "G": "gone",
+    "L": "lost",
 }  # fmt: skip
 TABLE = """
-                  q r b p R F c v d f G L
-offer-chosen      r . . . . . . . . . . .
-no-offer          f . . . . . . . . . . .
-create-sent       . = . . . . . . . . . .
-create-refused    . q . . . . . . . q . .
-create-unknown    . = . . . . . . . . . .
-rented            . b . . . . . . . b . .
-booted            . . p = = = = = . = . .
-dud               . . d d . . . . . . . .
-box-checked       . . . = . . . . . . . .
-prepare-failed    . . . d . . . . . . . .
-start-sent        . . . = . . . . . . . .
-job-started       . . . R . . . . . . . .
-files-verified    . . . . = = = = . = . .
-job-ended         . . . F F . . . . . . .
-collect-started   . . . . . c = c c c . .
-collect-blocked   . . . . . . f . . . . .
-collect-failed    . . . . . . = . . . . .
-receipt-written   . . . . . . v . . . . .
-end-requested     = = = = = = = = = = . .
-end-cancelled     = = = = = = = = . = . .
-waived            . . . = = = = = . = . .
-hold-placed       = = = = = = = = . = . .
-hold-released     = = = = = = = = = = . .
-destroy-sent      . . d d d d d d = d . .
-destroy-accepted  . . . . . . . . = . . .
-destroy-failed    . . . . . . . . = . . .
-dud-gone          . . . . . . . . q . . .
-gone              G G . . . . . . G G . .
-lost              . . L L L L L L L L . .
-returned          . . . . . . . . . . d R
-gave-up           f f f f . . f . . . . .
+                  q r b p R F c v d f E G L
+offer-chosen      r . . . . . . . . . r . .
+no-offer          f . . . . . . . . . f . .
+create-sent       . = . . . . . . . . . . .
+create-refused    . q . . . . . . . q . . .
+create-unknown    . = . . . . . . . . . . .
+rented            . b . . . . . . . b . . .
+booted            . . p = = = = = . = . . .
+dud               . . d d . . . . . . . . .
+box-checked       . . . = . . . . . . . . .
+prepare-failed    . . . d . . . . . . . . .
+start-sent        . . . = . . . . . . . . .
+job-started       . . . R . . . . . . . . .
+files-verified    . . . . = = = = . = . . .
+checkpoint-home   . . . . = = = = . = . . .
+restored          . . . = . . . . . . . . .
+job-ended         . . . F F . . . . . . . .
+collect-started   . . . . . c = c c c . . .
+collect-blocked   . . . . . . f . . . . . .
+collect-failed    . . . . . . = . . . . . .
+receipt-written   . . . . . . v . . . . . .
+end-requested     = = = = = = = = = = = . .
+end-cancelled     = = = = = = = = . = = . .
+waived            . . . = = = = = . = . . .
+hold-placed       = = = = = = = = . = = . .
+hold-released     = = = = = = = = = = = . .
+destroy-sent      . . d d d d d d = d . . .
+destroy-accepted  . . . . . . . . = . . . .
+destroy-failed    . . . . . . . . = . . . .
+dud-gone          . . . . . . . . q . . . .
+gone              G G . . . . . . G G G . .
+lost              . . L L L L L L L L . . .
+recovering        . . . E E E E . . . . . .
+returned          . . . . . . . . . . R d R
+gave-up           f f f f . . f . . . f . .
 """
 
 
@@ -89,7 +105,7 @@ PAIRS = [(kind, state) for kind in EVENTS for state in State]
 def test_the_table_names_every_event_and_every_state() -> None:
     kinds = {e.kind_of(event) for event in EVENTS.values()}
     every = {str(t.__struct_config__.tag) for t in get_args(e.RunEvent)}
-    assert kinds == every - {"requested"}
+    assert kinds == every - {"requested", "taken-over"}
     assert set(EXPECTED) == {(k, s.value) for k in kinds for s in State}
 
 
@@ -279,6 +295,10 @@ class Walk(RuleBasedStateMachine):
                 self.job_on_machine = self.all_waived = self.proved = False
             case e.CreateRefused(offer_gone=True):
                 self.offers -= 1
+            case e.Recovering():
+                self.all_waived = self.proved = self.job_on_machine = False
+            case e.Returned():
+                self.job_on_machine = True
             case e.StartSent() | e.JobStarted():
                 self.job_on_machine = True
             case e.EndCancelled():
@@ -383,7 +403,7 @@ class Walk(RuleBasedStateMachine):
         assert run.attempt == self.offers
         assert run.given_up == self.all_waived
         assert all(m.gone_at is not None for m in run.past)
-        if run.state is State.REQUESTED:
+        if run.state in (State.REQUESTED, State.RECOVERING):
             assert run.machine is None
         if run.state is State.GONE:
             assert not run.exists
@@ -463,7 +483,7 @@ def freeze() -> None:
     """Write the golden file anew, keeping the old lines and runs that it holds."""
     old = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"lines": [], "runs": []}
     have = {line["kind"] for line in old["lines"]}
-    new = [REQUESTED, *EVENTS.values(), *REGISTER]
+    new = [REQUESTED, TAKEN_OVER, *EVENTS.values(), *REGISTER]
     lines = old["lines"] + [msgspec.to_builtins(x) for x in new if e.kind_of(x) not in have]
     sample = run(
         State.VERIFIED, machine=machine(job_started_at=NOW), receipt=receipt(), past=(machine(gone_at=NOW),)

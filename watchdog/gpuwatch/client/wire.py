@@ -598,6 +598,8 @@ class Launch(Struct, frozen=True, kw_only=True):
     provider: str | None = None
     offer_id: str | None = None
     """Rent exactly this offer instead of the cheapest that fits."""
+    resume_from: str | None = None
+    """Put this checkpoint on the box, proved, before the job: `latest`, a step, RUN:STEP, an absolute path, a remote."""
 
 
 class Launched(Struct, frozen=True, kw_only=True):

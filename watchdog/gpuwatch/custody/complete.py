@@ -7,11 +7,13 @@ STILL_REPORTS reports and nobody has it open for writing.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gpuwatch.custody.facts import BoxFile
+from gpuwatch.custody.facts import BoxFile, Copy
 
 STILL_REPORTS = 3
 MANIFEST = "MANIFEST.json"
@@ -41,6 +43,14 @@ class Group:
         """The training step in its name, None when there is none."""
         numbers = _DIGITS.findall(self.name)
         return int(numbers[-1][:15]) if numbers else None
+
+
+def digest_of(copies: Iterable[Copy]) -> str:
+    """What a checkpoint at home is: SHA-256 over the paths and hashes of its files, in order of their paths."""
+    whole = hashlib.sha256()
+    for copy in sorted(copies, key=lambda c: c.path):
+        whole.update(f"{copy.sha256} ".encode() + os.fsencode(copy.path) + b"\0")
+    return whole.hexdigest()
 
 
 def groups(files: Iterable[BoxFile], folder: str) -> tuple[Group, ...]:

@@ -225,7 +225,8 @@ def _missing(
             for f in found
             if f.size < artifact.min_size and spoken(f.path) not in waived
         )
-    folder = spec.checkpoints.path if spec.checkpoints is not None else None
+    expected = spec.checkpoints is not None and spec.checkpoints.required
+    folder = spec.checkpoints.path if spec.checkpoints is not None and expected else None
     # a job that failed before its first checkpoint has none to lose, as long as something else was promised
     none_made = folder is not None and not any(matches(f.path, folder) for f in promised)
     if none_made and folder not in waived and (job_succeeded or not spec.artifacts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from gpuwatch.box.errors import BoxError, BoxFault, HostKeyChanged
 from gpuwatch.daemon import collecting, destroying, preparing, renting
 from gpuwatch.daemon.companion import accompany
 from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import decide as d
@@ -35,7 +36,15 @@ _ATOMIC = (d.CreateMachine, d.Destroy)
 class Actor:
     """Drives one run to its end. `nudge` makes it decide again after someone else's event."""
 
-    def __init__(self, ctx: Context, run_id: str, spec: RunSpec, live: Live) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        run_id: str,
+        spec: RunSpec,
+        live: Live,
+        start_run: Callable[[str], None],
+    ) -> None:
+        self._start_run = start_run
         self._ctx = ctx
         self._id = run_id
         self._spec = spec
@@ -50,14 +59,18 @@ class Actor:
     async def drive(self) -> None:
         """Until the run is over. Raises only programming errors and ledger failures, which end the daemon."""
         companion: asyncio.Task[None] | None = None
-        fleet = None
+        fleet: Fleet | None = None
         backoff = Backoff(1, 60)
         try:
             while True:
                 run = self._run
-                if fleet is None and run.machine is not None and run.exists:
-                    fleet = self._ctx.fleets[run.machine.provider]
-                    fleet.need()
+                if run.machine is not None and run.exists:
+                    wanted = self._ctx.fleets[run.machine.provider]
+                    if fleet is not wanted:  # the first machine, or the next one at another provider
+                        if fleet is not None:
+                            fleet.release()
+                        fleet = wanted
+                        fleet.need()
                 companion = await self._companion(run, companion)
                 step = d.decide(run, self._spec)
                 if isinstance(step, d.Rest):
@@ -183,7 +196,7 @@ class Actor:
         if wanted and task is None:
             self.live.reported.clear()
             return asyncio.create_task(
-                accompany(self._ctx, self._id, self._spec, self.link, self.live, self.nudge),
+                accompany(self._ctx, self._id, self._spec, self.link, self.live, self.nudge, self._start_run),
                 name=f"{self._id}:companion",
             )
         if not wanted and task is not None:

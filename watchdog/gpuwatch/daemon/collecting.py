@@ -315,13 +315,13 @@ async def _stand_as_proved(ctx: Context, run_id: str, copies: Sequence[Copy]) ->
 
     found: list[Scrubbed] = []
     for copy in await asyncio.to_thread(look):
-        problem = await asyncio.to_thread(_problem, ctx.vault.run(run_id), copy)
+        problem = await asyncio.to_thread(problem_of, ctx.vault.run(run_id), copy)
         found.append(Scrubbed(run_id, copy, ctx.now(), problem))
     await ctx.ledger.record_scrubs(found)
     return all(scrub.problem is None for scrub in found)
 
 
-def _problem(folder: Path, copy: Copy) -> str | None:
+def problem_of(folder: Path, copy: Copy) -> str | None:
     """Read a copy again from its disk: what is wrong with it, None when nothing is. Blocking. Raises OSError."""
     try:
         with Reread(

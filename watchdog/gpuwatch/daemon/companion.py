@@ -14,13 +14,11 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from gpuproviders.errors import ProviderError
-from gpuproviders.model import Power
 from gpuwatch.box.errors import BoxError, HostKeyChanged
 from gpuwatch.box.frames import Identity
 from gpuwatch.box.ports import Agent
-from gpuwatch.budget.cost import of_run
-from gpuwatch.custody.complete import POINTER, Group, Stillness, complete, groups
+from gpuwatch.clean import show_path
+from gpuwatch.custody.complete import POINTER, Group, Stillness, complete, digest_of, groups
 from gpuwatch.custody.rules import is_safe, promised_globs
 from gpuwatch.daemon.accounting import day_ceiling_reached
 from gpuwatch.daemon.collecting import bring
@@ -28,9 +26,11 @@ from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.idling import watch_idleness
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
+from gpuwatch.daemon.presence import watch_presence
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.absence import OUT_OF_THE_BLUE
-from gpuwatch.lifecycle.run import Run, State
+from gpuwatch.lifecycle import recover
+from gpuwatch.lifecycle.evolve import HOMES, target
+from gpuwatch.lifecycle.run import State
 from gpuwatch.spec import RunSpec
 from gpuwatch.vault.layout import VaultUnusable
 
@@ -45,14 +45,23 @@ _TIME = struct.Struct("<QQ")
 
 
 async def accompany(
-    ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Live, nudge: Callable[[], None]
+    ctx: Context,
+    run_id: str,
+    spec: RunSpec,
+    link: Link,
+    live: Live,
+    nudge: Callable[[], None],
+    start_run: Callable[[str], None],
 ) -> None:
-    """All parts, until cancelled. `nudge` is called after an event that changes what is to be done."""
+    """All parts, until cancelled. `nudge` is called after an event that changes what is to be done.
+
+    `start_run` starts driving a run that was made here.
+    """
     async with asyncio.TaskGroup() as parts:
         parts.create_task(_again("telemetry", lambda: _telemetry(ctx, run_id, spec, link, live)))
         parts.create_task(_again("log", lambda: _capture(ctx, run_id, link, live)))
         parts.create_task(_again("mirror", lambda: _mirror(ctx, run_id, spec, link, live)))
-        parts.create_task(_presence(ctx, run_id, spec, live, nudge))
+        parts.create_task(watch_presence(ctx, run_id, spec, live, nudge, start_run))
         parts.create_task(_budget(ctx, run_id, spec, nudge))
         parts.create_task(watch_idleness(ctx, run_id, spec, live, nudge))
 
@@ -107,29 +116,6 @@ async def _arm(ctx: Context, run_id: str, spec: RunSpec, sentinel: Agent) -> Non
     await sentinel.guard(provider=machine.provider, url=url, term=spec.deadman.after)
 
 
-async def _wake(ctx: Context, run_id: str, spec: RunSpec, live: Live) -> None:
-    """A machine that its dead-man switch has stopped is started again, so that its files can be collected (I5)."""
-    run = ctx.ledger.runs[run_id]
-    machine = run.machine
-    if spec.deadman.after is None or machine is None or machine.instance_id is None or not run.data_at_risk:
-        return
-    fleet = ctx.fleets[machine.provider]
-    listed = fleet.instance(machine.instance_id)
-    if listed is None or listed.power is not Power.STOPPED or listed.wanted is Power.RUNNING:
-        return
-    live.say(
-        "the machine is stopped, by its dead-man switch or by hand; asking it to start, to collect its files"
-    )
-    log.warning("machine found stopped", run=run_id, instance=machine.instance_id)
-    try:
-        await fleet.provider.start(machine.instance_id)
-    except ProviderError as error:
-        live.say(
-            f"the machine is stopped and does not start: {error}; its disk is kept, and it is tried again"
-        )
-    fleet.hurry()
-
-
 async def _capture(ctx: Context, run_id: str, link: Link, live: Live) -> None:
     """Append the job's output to the vault, from where the last capture stopped."""
     sentinel = await link.sentinel()
@@ -182,17 +168,34 @@ async def _mirror(ctx: Context, run_id: str, spec: RunSpec, link: Link, live: Li
         entries = groups(live.files, spec.checkpoints.path)
         whole = complete(entries, still.observe(entries))
         copies = ctx.ledger.copies(run_id)
-        for group in whole:
-            missing = [
-                f
-                for f in group.files
-                if not is_safe(f, copies.get(f.path)) and (f.path, f.identity) not in hopeless
-            ]
+        for number, group in enumerate(whole):
+            unsafe = [f for f in group.files if not is_safe(f, copies.get(f.path))]
+            missing = [f for f in unsafe if (f.path, f.identity) not in hopeless]
+            if not unsafe and number < HOMES:
+                await note_home(ctx, run_id, group)
             if missing and ctx.ledger.runs[run_id].state is State.RUNNING:
                 hopeless |= await _bring_group(
                     ctx, run_id, await link.sentinel(), group, report.boot_id, spec.checkpoints.path, live
                 )
                 break  # look again: something newer may be there by now
+
+
+async def note_home(ctx: Context, run_id: str, group: Group) -> None:
+    """Write down, once for each version, that a whole checkpoint stands at home: what a recovery may go back to."""
+    run, copies = ctx.ledger.runs[run_id], ctx.ledger.copies(run_id)
+    if show_path(group.name) != group.name:
+        return  # a name that no terminal can be shown is not one to go back to
+    mine = [copies[f.path] for f in group.files]
+    digest = digest_of(mine)
+    known = any((h.name, h.digest) == (group.name, digest) for h in run.homes)
+    # of one that is older than all that are remembered nothing would stay
+    full = len(run.homes) == HOMES and (group.step or 0) < (run.homes[0].step or 0)
+    if known or full or target(run.state, e.CheckpointHome) is None:
+        return
+    home = e.CheckpointHome(
+        name=group.name, step=group.step, files=len(mine), bytes=sum(c.size for c in mine), digest=digest
+    )
+    await ctx.ledger.append(run_id, home)
 
 
 async def _bring_group(
@@ -209,6 +212,7 @@ async def _bring_group(
     brought = await bring(ctx, run_id, sentinel, missing, boot_id, live, step=group.step)
     now_safe = ctx.ledger.copies(run_id)
     if all(is_safe(f, now_safe.get(f.path)) for f in group.files):
+        await note_home(ctx, run_id, group)
         await _answer(sentinel, group, folder, "verified")
     elif brought.reasons or brought.refused:
         reasons = [*brought.reasons, *brought.refused.values()][:3]
@@ -224,37 +228,8 @@ async def _answer(sentinel: Agent, group: Group, folder: str, state: str) -> Non
     await sentinel.put(f"{PurePosixPath(folder).parent}/mirror/{group.name}.json", text.encode() + b"\n")
 
 
-async def _presence(ctx: Context, run_id: str, spec: RunSpec, live: Live, nudge: Callable[[], None]) -> None:
-    """Notice that the provider took the machine: only after long, consistent evidence (I3). Wake one that sleeps."""
-    while True:
-        await _wake(ctx, run_id, spec, live)
-        machine = ctx.ledger.runs[run_id].machine
-        if machine is None or machine.instance_id is None:
-            return
-        fleet = ctx.fleets[machine.provider]
-        if fleet.listing is not None and fleet.instance(machine.instance_id) is None:
-            evidence = await fleet.await_absence(machine.instance_id, OUT_OF_THE_BLUE)
-            if evidence is not None:
-                if ctx.ledger.runs[run_id].state is not State.DESTROYING:
-                    await ctx.ledger.append(
-                        run_id, e.Lost(evidence=f"the provider took the machine: {evidence}")
-                    )
-                    nudge()
-                return
-        await asyncio.sleep(ctx.config.account_interval)
-
-
-def over_budget(run: Run, spec: RunSpec, now: float) -> str | None:
-    """Which ceiling a running job has reached, None while it is below all. Pure."""
-    machine = run.machine
-    if machine is None or machine.rented_at is None or run.started_at is None:
-        return None
-    spent = of_run(run, now).total
-    if spec.budget.max_cost is not None and spent >= spec.budget.max_cost:
-        return "budget.max_cost is reached"
-    if spec.budget.max_time is not None and now - run.started_at >= spec.budget.max_time:
-        return "budget.max_hours is reached"
-    return None
+over_budget = recover.ceiling
+"""Which ceiling a running job has reached, None while it is below all. Pure."""
 
 
 async def _budget(ctx: Context, run_id: str, spec: RunSpec, nudge: Callable[[], None]) -> None:

@@ -39,6 +39,8 @@ class Context:
     """The trainer's source folder that `[train]` runs are given; None when it is not installed."""
     experience: Experience | None = None
     """What we have seen of machines; None where nothing is kept of it."""
+    private: Path = Path()
+    """A folder of ours for keys that rclone needs as files."""
     now: Callable[[], float] = time.time
     specs: dict[str, RunSpec] = field(default_factory=dict)
     """Run id → its checked spec, parsed once."""

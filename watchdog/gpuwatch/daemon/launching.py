@@ -20,6 +20,8 @@ from gpuwatch.daemon import accounting, rows
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.knowing import Knowing
 from gpuwatch.daemon.renting import candidates
+from gpuwatch.daemon.resuming import ResumeError
+from gpuwatch.daemon.resuming import resolve as resolve_resume
 from gpuwatch.lifecycle import events as e
 from gpuwatch.prices import USUAL_DISK, PriceBook
 from gpuwatch.spec import RunSpec, SpecError, read_spec
@@ -167,6 +169,7 @@ class Launching(Knowing):
         reached = accounting.day_ceiling_reached(self._ctx, self._ctx.now()) if known is None else None
         if reached is not None:
             raise CallFailed(wire.Code.REFUSED, f"nothing is rented today: {reached}")
+        resume_from = await self._resume_from(spec, order.resume_from)
         run_id = await self._new_id(spec.name)
         # from here to `create` the event loop does not turn: one key makes one run
         known = self._ctx.ledger.launched(order.key) or known
@@ -174,12 +177,32 @@ class Launching(Knowing):
             return wire.Launched(run=known, name=(await self._ctx.ledger.record(known)).run.name)
         event = e.Requested(
             name=spec.name, spec=order.spec.text, file=order.spec.file, base=order.spec.base, key=order.key,
-            provider=order.provider, offer_id=order.offer_id,
+            provider=order.provider, offer_id=order.offer_id, resume_from=resume_from,
         )  # fmt: skip
         self._ctx.specs[run_id] = spec
         await self._ctx.ledger.create(run_id, event)
         self._start_run(run_id)
         return wire.Launched(run=run_id, name=spec.name)
+
+    async def _resume_from(self, spec: RunSpec, text: str | None) -> str | None:
+        """What the launch shall begin from, found now. Raises CallFailed(usage)."""
+        if text is None:
+            return None
+        if spec.checkpoints is None:
+            raise CallFailed(
+                wire.Code.USAGE,
+                "--resume-from needs [checkpoints] in the spec: its path is where the job looks for them",
+            )
+        vault = self._ctx.vault.root
+        inside = Path(text)
+        ids = [text.partition(":")[0]]
+        if inside.is_absolute() and inside.is_relative_to(vault):
+            ids += inside.relative_to(vault).parts[:1]
+        runs = await self._ctx.ledger.with_checkpoints(spec.name, ids)
+        try:
+            return await asyncio.to_thread(resolve_resume, text, spec.name, runs, vault)
+        except ResumeError as error:
+            raise CallFailed(wire.Code.USAGE, str(error)) from error
 
     async def _new_id(self, name: str) -> str:
         while True:

@@ -29,6 +29,8 @@ class Link:
         self._run_id = run_id
         self._lock = asyncio.Lock()
         self._box: Connection | None = None
+        self._label: str | None = None
+        """Of the machine that `_box` leads to."""
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Where SSH may answer: what the newest listing says, else where it answered before."""
@@ -44,13 +46,16 @@ class Link:
     async def box(self) -> Connection:
         """The open connection; connects when there is none. Raises BoxUnreachable, BoxAuth, HostKeyChanged."""
         async with self._lock:
+            machine = self._machine()
+            if self._box is not None and self._label != machine.label:
+                await self.close()  # the run goes on with another machine
             if self._box is not None and not self._box.closed:
                 return self._box
-            machine = self._machine()
             failure: BoxError = BoxUnreachable("the provider names no address for SSH yet")
             for endpoint in self.endpoints():
                 try:
                     self._box = await self._ctx.boxes.connect(endpoint, alias=alias(machine))
+                    self._label = machine.label
                 except HostKeyChanged:
                     raise
                 except (BoxAuth, BoxUnreachable) as error:
@@ -64,7 +69,8 @@ class Link:
         machine = self._machine()
         if machine.workspace is None:
             raise BoxUnreachable("the box has not been prepared yet")
-        return self._ctx.boxes.agent(await self.box(), machine.workspace, self._run_id)
+        on_box = self._ctx.ledger.runs[self._run_id].on_box
+        return self._ctx.boxes.agent(await self.box(), machine.workspace, on_box)
 
     async def close(self) -> None:
         """Hang up, if connected."""

@@ -69,6 +69,15 @@ class Live:
         event.set()
         self.bump()
 
+    def forget_box(self) -> None:
+        """The run has left its machine: what was heard of that one says nothing of the next."""
+        self.report = self.report_at = self.boot_id = self.idle = self.idle_verdict = None
+        self.files, self.links, self.log_torn = (), (), False
+        self.files_version += 1
+        self.watching = Watching()
+        self.log_size, self.log_complete = 0, False
+        self.bump()
+
     def logged_to(self, size: int, *, complete: bool) -> None:
         """The captured log has grown."""
         self.log_size, self.log_complete = size, complete

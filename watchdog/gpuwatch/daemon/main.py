@@ -34,6 +34,7 @@ from gpuwatch.daemon.service import Service
 from gpuwatch.experience.book import Experience
 from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle.reconcile import stranger
+from gpuwatch.lifecycle.recover import spec_for
 from gpuwatch.lifecycle.run import FINAL, Run
 from gpuwatch.paths import Paths, discover
 from gpuwatch.spec import RunSpec, SpecError, read_spec
@@ -72,7 +73,8 @@ class Daemon:
             config=self.config, ledger=ledger, vault=vault, boxes=boxes, hostkeys=hostkeys, key=key,
             public_key=key.with_suffix(".pub").read_text(encoding="ascii").strip(),
             fleets={n: fleet_of(p, ledger, self.config) for n, p in self.providers.items()},
-            trainer=_trainer(), now=clock, experience=Experience(self.paths.state, clock),
+            trainer=_trainer(), private=self.paths.state / "mirror", now=clock,
+            experience=Experience(self.paths.state, clock),
         )  # fmt: skip
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -118,6 +120,8 @@ class Children:
         self._paths = paths
         self._tasks = tasks
         self._owned: set[asyncio.Task[None]] = set()
+        self._driven: set[str] = set()
+        """Runs that an actor drives now."""
         self.service = Service(ctx, paths, start_run=self.start, stop=stop.set)
 
     def own(self, task: asyncio.Task[None]) -> None:
@@ -144,7 +148,7 @@ class Children:
 
     def start_mirrors(self) -> None:
         """Copy what is verified on to the remotes that specs name."""
-        mirrors = Mirrors(self._ctx, self._paths.state / "mirror")
+        mirrors = Mirrors(self._ctx)
         self.own(self._tasks.create_task(mirrors.run(), name="mirrors"))
 
     def start_scrub(self) -> None:
@@ -154,12 +158,15 @@ class Children:
             self.own(self._tasks.create_task(scrubber.run(), name="scrub"))
 
     def start(self, run_id: str) -> None:
-        """Drive a run from where its ledger stands."""
+        """Drive a run from where its ledger stands; one that is driven already decides anew."""
         run = self._ctx.ledger.runs[run_id]
+        if run_id in self._driven:
+            self.service.actors[run_id].nudge()
+            return
         self.service.undriven.pop(run_id, None)
         if run_id not in self._ctx.specs:
             try:
-                self._ctx.specs[run_id] = read_spec(run.spec, file=run.file)
+                self._ctx.specs[run_id] = spec_for(run, read_spec(run.spec, file=run.file))
             except SpecError as error:
                 # written by an older version whose spec this one does not take: shown, never acted upon
                 log.exception("spec not readable", run=run_id)
@@ -173,8 +180,9 @@ class Children:
             self.service.live(run_id).say(absent)
             self.service.undriven[run_id] = absent
             return
-        actor = Actor(self._ctx, run_id, spec, self.service.live(run_id))
+        actor = Actor(self._ctx, run_id, spec, self.service.live(run_id), self.start)
         self.service.actors[run_id] = actor
+        self._driven.add(run_id)
         self.own(self._tasks.create_task(self._drive(actor, run_id), name=f"run:{run_id}"))
 
     def _absent(self, run: Run, spec: RunSpec) -> str | None:
@@ -188,16 +196,22 @@ class Children:
 
     async def _drive(self, actor: Actor, run_id: str) -> None:
         """One run's fault must not end the watch over the others: it is logged, shown and tried again."""
-        while True:
-            try:
-                await actor.drive()
-                return
-            except Exception:
-                if (task := asyncio.current_task()) is not None and task.cancelling():
-                    raise asyncio.CancelledError from None
-                log.exception("run failed", run=run_id)
-                actor.live.say("gpuwatch failed at this run; it tries again every minute, see its log")
-            await asyncio.sleep(60)
+        try:
+            while True:
+                try:
+                    await actor.drive()
+                    run = self._ctx.ledger.runs.get(run_id)
+                    if run is None or run.state in FINAL:
+                        return
+                    continue  # its machine came back while the driver ended
+                except Exception:
+                    if (task := asyncio.current_task()) is not None and task.cancelling():
+                        raise asyncio.CancelledError from None
+                    log.exception("run failed", run=run_id)
+                    actor.live.say("gpuwatch failed at this run; it tries again every minute, see its log")
+                await asyncio.sleep(60)
+        finally:
+            self._driven.discard(run_id)
 
     async def end(self) -> None:
         """Cancel everything, with a deadline."""

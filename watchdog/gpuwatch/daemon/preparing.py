@@ -18,6 +18,7 @@ from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
 from gpuwatch.daemon.renting import foreign
+from gpuwatch.daemon.restoring import NotRestored, restore
 from gpuwatch.daemon.secrets import resolve_secrets
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import Run
@@ -90,6 +91,10 @@ async def prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live)
             return
         except HostKeyChanged:
             raise
+        except OSError as error:
+            # the vault is away or its disk fails: nothing is known of the checkpoint, so it is asked again
+            live.say(str(error))
+            await backoff.wait()
         except BoxError as error:
             live.say(str(error))
             # once the order to start may have reached the box it is no dud, whatever it answers (I1)
@@ -120,6 +125,8 @@ async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
         return
     machine = run.machine
     if machine is None or (machine.boot_id, machine.workspace) != (facts.boot_id, facts.workspace):
+        if run.losses and machine is not None and machine.workspace is None:
+            await asyncio.to_thread(ctx.vault.set_log_aside, run.id, len(run.past))
         checked = e.BoxChecked(
             boot_id=facts.boot_id, workspace=facts.workspace, python=facts.python, gpus=len(facts.gpus),
             driver=facts.driver, disk_free=facts.disk_free, disk_speed=facts.disk_speed,
@@ -147,6 +154,11 @@ async def _prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live
         await _upload(sentinel, trainer, live, root=f"{sentinel.folder}/trainer")
         env["GPUWATCH_TRAINER"] = f"{sentinel.folder}/trainer"
     if spec.setup is not None and not await _set_up(ctx, run, spec, sentinel, env, live):
+        return
+    try:
+        await restore(ctx, ctx.ledger.runs[run.id], spec, sentinel, live, facts.boot_id)
+    except NotRestored as error:
+        await _cannot(ctx, run, str(error))
         return
     live.say(None)
     await ctx.ledger.append(run.id, e.StartSent(boot_id=facts.boot_id))

@@ -14,15 +14,17 @@ import structlog
 
 from gpuproviders.errors import ProviderError
 from gpuproviders.model import Instance, Listing
-from gpuwatch.daemon import destroying
+from gpuwatch.daemon import destroying, presence
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.renting import introduce
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle import reconcile as r
+from gpuwatch.lifecycle import recover
 from gpuwatch.lifecycle.absence import OUT_OF_THE_BLUE, Absence
 from gpuwatch.lifecycle.evolve import Impossible
 from gpuwatch.lifecycle.register import Entry
+from gpuwatch.lifecycle.run import Run, State
 
 log = structlog.get_logger()
 
@@ -129,18 +131,37 @@ class Reconciler:
         run = await ledger.recall(entry.run)
         evidence = f"a complete listing shows it as {instance.power.value}"
         try:
-            if run.machine is None or run.machine.label != entry.label:
-                raise Impossible(f"run {run.id} has another machine now")
-            await ledger.append(run.id, e.Returned(instance_id=instance.instance_id, evidence=evidence))
-        except Impossible as why:
+            driven = await self._given_back(run, entry, instance, evidence)
+        except (Impossible, ValueError) as why:
             return r.Orphan(
                 self.name,
                 instance.instance_id,
                 entry.label,
                 f"a job of {entry.run} may have run on it ({why})",
             )
-        self._start_run(run.id)
+        self._start_run(driven)
         return None
+
+    async def _given_back(self, run: Run, entry: Entry, instance: Instance, evidence: str) -> str:
+        """The run that drives a machine which came back: its own, or one that only collects from it.
+
+        Raises Impossible and ValueError when none can.
+        """
+        ledger = self._ctx.ledger
+        last = run.machine or (run.past[-1] if run.state is State.RECOVERING and run.past else None)
+        if last is not None and last.label == entry.label:
+            await ledger.append(run.id, e.Returned(instance_id=instance.instance_id, evidence=evidence))
+            return run.id
+        left = next((m for m in run.past if m.label == entry.label), None)
+        if left is None:
+            raise Impossible(f"run {run.id} has another machine now")
+        text = f"it counted as lost and came back ({evidence}); {run.id} goes on without it"
+        proved = presence.proved_of(self._ctx, run, left.boot_id)
+        taken = recover.taken_over(run, left, text, stranded=False, proved=proved)
+        if await ledger.known(taken.taker):
+            raise Impossible(f"{taken.taker} had it before")
+        await ledger.take_over(taken)
+        return taken.taker
 
     async def _miss(self, listing: Listing, at: float) -> None:
         """Count the listings that lack a machine which the vendor said it made."""

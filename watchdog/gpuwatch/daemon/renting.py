@@ -21,6 +21,7 @@ from gpuproviders.errors import (
 from gpuproviders.model import Offer, OfferQuery, Order
 from gpuproviders.money import MicroUsd, accrue, format_usd
 from gpuwatch.clean import clean
+from gpuwatch.daemon.accounting import day_ceiling_reached
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.live import Live
@@ -28,6 +29,7 @@ from gpuwatch.experience.book import Experience
 from gpuwatch.experience.judge import Standing, expected
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.reconcile import LABEL_PREFIX, cap_reason, caps, same_account
+from gpuwatch.lifecycle.recover import ceiling
 from gpuwatch.lifecycle.run import Machine, Run
 from gpuwatch.spec import RunSpec
 from gpuwatch.spec.units import format_duration, parse_duration
@@ -172,6 +174,12 @@ async def find_offer(ctx: Context, run: Run, spec: RunSpec, live: Live) -> None:
             e.NoOffer(reason=f"{run.attempt} machines tried, {spec.recover.attempts} allowed: {run.trouble}"),
         )
         return
+    reached = ceiling(run, spec, ctx.now()) or (
+        day_ceiling_reached(ctx, ctx.now()) if run.lost_at is not None else None
+    )
+    if reached is not None:
+        await ctx.ledger.append(run.id, e.GaveUp(reason=f"{reached}: nothing more is rented for it"))
+        return
     offers: list[Offer] = []
     problems: list[ProviderError] = []
     for name in spec.providers:
@@ -189,6 +197,10 @@ async def find_offer(ctx: Context, run: Run, spec: RunSpec, live: Live) -> None:
             raise problems[0]  # unknown, not "none": asked again
         excluded = sum(rank(offer) is None for offer in offers)
         reason = str(problems[0]) if problems else no_offer_reason(run, spec, len(offers), excluded)
+        if run.lost_at is not None and ctx.now() - run.lost_at < spec.recover.wait:
+            # at night a market empties and fills: the wait costs nothing, no machine is rented
+            left = format_duration(spec.recover.wait - (ctx.now() - run.lost_at))
+            raise Unavailable(f"{reason}; looking for {left} more (recover.wait)", provider=spec.providers[0])
         await ctx.ledger.append(run.id, e.NoOffer(reason=reason))
         return
     live.say(None)

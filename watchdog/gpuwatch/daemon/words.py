@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpuproviders.money import format_usd
 from gpuwatch.clean import clean, show_path
 from gpuwatch.lifecycle import events as e
+from gpuwatch.lifecycle import recover
 from gpuwatch.lifecycle.run import Phase, Run, State
 from gpuwatch.spec import RunSpec
 from gpuwatch.spec.units import format_size
@@ -20,7 +21,8 @@ def describe(event: e.AnyEvent) -> str:
 def _describe(event: e.AnyEvent) -> str:
     match event:
         case e.Requested():
-            return f"run {event.name} requested"
+            begin = f", to begin from {event.resume_from}" if event.resume_from is not None else ""
+            return f"run {event.name} requested{begin}"
         case e.OfferChosen():
             return f"offer taken: {event.gpu_count} × {event.gpu} at {format_usd(event.price)}/h ({event.provider} {event.offer_id})"
         case e.NoOffer():
@@ -54,6 +56,11 @@ def _describe(event: e.AnyEvent) -> str:
                 else show_path(event.path or "files")
             )
             return f"verified at home: {what} ({event.files} file{'s' * (event.files != 1)}, {format_size(event.bytes)})"
+        case e.CheckpointHome():
+            return f"checkpoint {show_path(event.name)} stands whole at home ({event.files} files, {format_size(event.bytes)})"
+        case e.Restored():
+            size = format_size(event.bytes)
+            return f"checkpoint {show_path(event.name)} ({size}) put on the box, proved, from {event.source}"
         case e.JobEnded():
             return "job ended" + (f": {event.reason}" if event.reason else " with exit code 0")
         case e.CollectStarted():
@@ -88,6 +95,10 @@ def _describe(event: e.AnyEvent) -> str:
             return f"the bad machine is gone: {event.evidence}"
         case e.Lost():
             return f"lost: {event.evidence}"
+        case e.Recovering():
+            return recover.words(event)
+        case e.TakenOver():
+            return f"collects from instance {event.instance_id} of {event.of}, then ends it: {event.evidence}"
         case e.Returned():
             return f"instance {event.instance_id} came back after it counted as gone: {event.evidence}"
         case e.MachineListed():
@@ -132,6 +143,14 @@ def next_step(run: Run, spec: RunSpec | None) -> str:
     match run.state:
         case S.REQUESTED:
             return "ends" if ending else "the cheapest offer that fits is rented"
+        case S.RECOVERING:
+            if ending:
+                return "ends"
+            home = recover.newest(run)
+            begin = (
+                f"checkpoint {show_path(home.name)} is put there" if home is not None else "it begins anew"
+            )
+            return f"another machine is rented, {begin}, and the job goes on"
         case S.RENTING:
             return "the provider's answer decides"
         case S.BOOTING:
@@ -182,7 +201,7 @@ def attention(run: Run, trouble: str | None) -> str:
         return "alarm" if run.data_at_risk or run.job_ended_at is None else "warn"
     if run.state is S.GONE:
         return "none" if run.exit_code == 0 or (run.started_at is None and run.trouble is None) else "info"
-    return "warn" if trouble is not None else "none"
+    return "warn" if trouble is not None or run.state is S.RECOVERING or run.of is not None else "none"
 
 
 def headline(run: Run) -> str:
@@ -191,6 +210,8 @@ def headline(run: Run) -> str:
     machine = run.machine
     if machine is not None and machine.instance_id is not None:
         where = f"{machine.provider} instance {machine.instance_id} ({machine.gpu_count} × {machine.gpu}, {format_usd(machine.price)}/h)"
+    if run.of is not None and run.exists:
+        return f"{where} exists until what it has of {run.of} is at home; that run goes on without it."
     match run.state:
         case S.GONE:
             return f"{where or 'No machine'} is gone." if where else "There is no machine."
@@ -202,6 +223,8 @@ def headline(run: Run) -> str:
             return "There is no machine; the run could not go on."
         case S.REQUESTED:
             return "There is no machine yet."
+        case S.RECOVERING:
+            return "There is no machine: the last one was lost, another is looked for."
         case S.RENTING:
             return "A machine is being rented."
         case S.RUNNING:

@@ -132,19 +132,43 @@ class Ledger:
 
     async def create(self, run_id: str, event: e.Requested) -> Run:
         """A new run. The caller has checked key and id: `launched` in the same turn of the event loop."""
+        run, statements = self._made(run_id, e.storable(event), self._now())
+        await self._durable(statements)
+        return run
+
+    async def take_over(self, event: e.TakenOver, left: e.Recovering | None = None) -> Run:
+        """A new run for a machine that the run `event.of` goes on without; its entry, in memory, is that run's now.
+
+        With `left` the other run leaves its machine in the same transaction: at every moment exactly one of
+        the two has it. Raises Impossible before anything is written.
+        """
         at = self._now()
         event = e.storable(event)
+        statements: list[Statement] = []
+        newest: dict[str, Statement] = {}
+        if left is not None:
+            left = e.storable(left)
+            before = evolve(self.runs[event.of], left, at)
+            self._seq += 1
+            statements.append(rows.event_row(self._seq, at, event.of, left))
+            newest[f"run {event.of}"] = rows.run_row(before, self._seq)
+            self.runs[event.of] = before
+        run, made = self._made(event.taker, event, at)
+        newest |= self._enter(event.label, event, at)
+        await self._durable([*statements, *made], newest)
+        return run
+
+    def _made(self, run_id: str, event: e.Requested | e.TakenOver, at: float) -> tuple[Run, list[Statement]]:
+        """The new run, in memory, and its rows."""
         run = create(run_id, event, at)
         self._launches[event.key] = run_id
         self.runs[run_id] = run
         self._seq += 1
-        statements = [
+        return run, [
             rows.event_row(self._seq, at, run_id, event),
             rows.run_row(run, self._seq, new=True),
             rows.launch_row(event.key, run_id),
         ]
-        await self._durable(statements)
-        return run
 
     async def append(self, run_id: str, event: e.RunEvent, *, copies: Iterable[Copy] = ()) -> Run:
         """Let `event` happen to the run; durable on return. Raises Impossible before anything is written.
@@ -300,6 +324,14 @@ class Ledger:
         return {
             str(s): int(n) for s, n in await self._rows("SELECT state, COUNT(*) FROM runs GROUP BY state")
         }
+
+    async def with_checkpoints(self, name: str, ids: Iterable[str] = ()) -> list[Run]:
+        """The newest 20 runs of a name and those of these ids (in memory or not), newest first."""
+        query = "SELECT id FROM runs WHERE name = ? ORDER BY created_at DESC LIMIT 20"
+        found = {str(row[0]) for row in await self._rows(query, (name,))}
+        found |= {i for i in ids if i and await self.known(i)}
+        runs = [(await self.record(run_id)).run for run_id in found]
+        return sorted(runs, key=lambda r: -r.created_at)
 
     async def recall(self, run_id: str) -> Run:
         """Bring an ended run and its copies back into memory, because something happens to it again."""

@@ -109,7 +109,7 @@ def _decide(run: Run, spec: RunSpec) -> Step:
     if ending and run.given_up and run.data_at_risk and run.state is not S.DESTROYING:
         return Destroy()
     match run.state:
-        case S.REQUESTED:
+        case S.REQUESTED | S.RECOVERING:
             return EndWithoutMachine() if ending else FindOffer()
         case S.RENTING:
             if machine is not None and machine.create is Phase.NONE:

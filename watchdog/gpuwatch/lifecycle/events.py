@@ -33,6 +33,8 @@ class Requested(Event, frozen=True, kw_only=True, tag="requested"):
     key: str
     provider: str | None = None
     offer_id: str | None = None
+    resume_from: str | None = None
+    """The checkpoint to begin from: `run:<id>/<name>`, `path:<absolute>` or `remote:<rclone remote>`."""
 
 
 class OfferChosen(Event, frozen=True, kw_only=True, tag="offer-chosen"):
@@ -151,6 +153,26 @@ class FilesVerified(Event, frozen=True, kw_only=True, tag="files-verified"):
     """What went over the wire for them, bytes, and how long that took."""
 
 
+class CheckpointHome(Event, frozen=True, kw_only=True, tag="checkpoint-home"):
+    """One checkpoint stands whole and proved in the vault. `digest` is of its paths and their SHA-256."""
+
+    name: str
+    step: int | None
+    files: int
+    bytes: int
+    digest: str
+
+
+class Restored(Event, frozen=True, kw_only=True, tag="restored"):
+    """A checkpoint was put on the box before the job: each file hashed there equal to its proved copy."""
+
+    source: str
+    name: str
+    step: int | None
+    files: int
+    bytes: int
+
+
 class JobEnded(Event, frozen=True, kw_only=True, tag="job-ended"):
     """The job's process is gone. `exit_code` is None when only its absence is known."""
 
@@ -262,6 +284,22 @@ class Lost(Event, frozen=True, kw_only=True, tag="lost"):
     evidence: str
 
 
+class Recovering(Event, frozen=True, kw_only=True, tag="recovering"):
+    """The run goes on without its machine: another is rented, and the newest proved checkpoint restored there.
+
+    The provider took the machine, or, when `handed_to` names a run, it is still there and that run
+    collects what is on it. `step` is of the checkpoint to go on from; what is lost, if nothing more
+    comes home, is stated in steps, seconds of work and micro-dollars, None where it is not known.
+    """
+
+    evidence: str
+    handed_to: str | None = None
+    step: int | None = None
+    lost_steps: int | None = None
+    lost_seconds: float | None = None
+    lost_cost: int | None = None
+
+
 class Returned(Event, frozen=True, kw_only=True, tag="returned"):
     """The machine counted as gone or lost and is listed again: it bills, and may hold files."""
 
@@ -275,11 +313,51 @@ class GaveUp(Event, frozen=True, kw_only=True, tag="gave-up"):
     reason: str
 
 
+class TakenOver(Event, frozen=True, kw_only=True, tag="taken-over"):
+    """Makes a run that only collects what is on a machine which the run `of` goes on without, and ends it.
+
+    The machine came back after it counted as lost, or (`stranded`) never left the listings but does not
+    run any more. `proved` is the number of its files that were home then; `holds` are those that people
+    had placed.
+    """
+
+    taker: str
+    name: str
+    of: str
+    spec: str
+    file: str
+    base: str
+    key: str
+    label: str
+    provider: str
+    offer_id: str
+    machine_id: str | None
+    gpu: str
+    gpu_count: int
+    gpu_memory: int
+    price: int
+    disk_price: int
+    transfer_price: int | None
+    chosen_at: float
+    instance_id: str
+    host: str | None
+    port: int | None
+    user: str
+    fingerprint: str | None
+    boot_id: str | None
+    workspace: str | None
+    job_started_at: float
+    evidence: str
+    stranded: bool = False
+    proved: int = 0
+    holds: list[HoldPlaced] = []
+
+
 RunEvent: TypeAlias = (
     Requested | OfferChosen | NoOffer | CreateSent | CreateRefused | CreateUnknown | Rented | Booted | Dud
-    | BoxChecked | PrepareFailed | StartSent | JobStarted | FilesVerified | JobEnded | CollectStarted | CollectBlocked
-    | CollectFailed | ReceiptWritten | EndRequested | EndCancelled | Waived | HoldPlaced | HoldReleased | DestroySent
-    | DestroyAccepted | DestroyFailed | DudGone | Gone | Lost | Returned | GaveUp
+    | BoxChecked | PrepareFailed | StartSent | JobStarted | FilesVerified | CheckpointHome | Restored | JobEnded | CollectStarted
+    | CollectBlocked | CollectFailed | ReceiptWritten | EndRequested | EndCancelled | Waived | HoldPlaced | HoldReleased | DestroySent
+    | DestroyAccepted | DestroyFailed | DudGone | Gone | Lost | Recovering | Returned | TakenOver | GaveUp
 )  # fmt: skip
 """What changes a run (`lifecycle.evolve`)."""
 

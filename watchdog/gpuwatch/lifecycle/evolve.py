@@ -13,9 +13,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.run import FINAL, Machine, Phase, PlacedHold, ReceiptRef, Run, State
+from gpuwatch.lifecycle.run import FINAL, Home, Machine, Phase, PlacedHold, ReceiptRef, Run, State
 
 S = State
+
+
+HOMES = 16
+"""Checkpoints at home that a run remembers: what a recovery may go back to."""
 
 
 class Impossible(Exception):
@@ -36,8 +40,8 @@ def _to(target: State, *states: State) -> dict[State, State]:
 
 
 ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
-    e.OfferChosen: _to(S.RENTING, S.REQUESTED),
-    e.NoOffer: _to(S.FAILED, S.REQUESTED),
+    e.OfferChosen: _to(S.RENTING, S.REQUESTED, S.RECOVERING),
+    e.NoOffer: _to(S.FAILED, S.REQUESTED, S.RECOVERING),
     e.CreateSent: _stay(S.RENTING),
     e.CreateRefused: _to(S.REQUESTED, S.RENTING, S.FAILED),
     e.CreateUnknown: _stay(S.RENTING),
@@ -49,6 +53,8 @@ ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
     e.StartSent: _stay(S.PREPARING),
     e.JobStarted: _to(S.RUNNING, S.PREPARING),
     e.FilesVerified: _stay(*_WITH_BOX),
+    e.CheckpointHome: _stay(*_WITH_BOX),
+    e.Restored: _stay(S.PREPARING),
     e.JobEnded: _to(S.FINISHED, S.RUNNING, S.PREPARING),
     # also while destroying: a destroy that is refused for an hour outlives its receipt
     e.CollectStarted: _to(S.COLLECTING, S.FINISHED, S.COLLECTING, S.VERIFIED, S.DESTROYING, S.FAILED),
@@ -63,14 +69,15 @@ ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
     e.DestroySent: _to(S.DESTROYING, S.BOOTING, S.PREPARING, *_WITH_BOX, S.DESTROYING),
     e.DestroyAccepted: _stay(S.DESTROYING),
     e.DestroyFailed: _stay(S.DESTROYING),
-    e.Gone: _to(S.GONE, S.DESTROYING, S.REQUESTED, S.RENTING, S.FAILED),
+    e.Gone: _to(S.GONE, S.DESTROYING, S.REQUESTED, S.RENTING, S.FAILED, S.RECOVERING),
     e.DudGone: _to(S.REQUESTED, S.DESTROYING),
     e.Lost: _to(S.LOST, *_LIVE),
-    # both only for a machine on which a job ran: it ends through custody, or goes on
-    e.Returned: _to(S.DESTROYING, S.GONE) | _to(S.RUNNING, S.LOST),
-    e.GaveUp: _to(S.FAILED, S.REQUESTED, S.RENTING, S.BOOTING, S.PREPARING, S.COLLECTING),
+    e.Recovering: _to(S.RECOVERING, S.PREPARING, S.RUNNING, S.FINISHED, S.COLLECTING),
+    # only for a machine on which a job ran: it ends through custody, or goes on
+    e.Returned: _to(S.DESTROYING, S.GONE) | _to(S.RUNNING, S.LOST, S.RECOVERING),
+    e.GaveUp: _to(S.FAILED, S.REQUESTED, S.RECOVERING, S.RENTING, S.BOOTING, S.PREPARING, S.COLLECTING),
 }
-"""event → {state → next state}. `Requested` makes the run and is not here."""
+"""event → {state → next state}. `Requested` and `TakenOver` make a run and are not here."""
 
 
 def target(state: State, event: type[e.Event]) -> State | None:
@@ -78,11 +85,34 @@ def target(state: State, event: type[e.Event]) -> State | None:
     return ARROWS.get(event, {}).get(state)
 
 
-def create(run_id: str, event: e.Requested, at: float) -> Run:
-    """The run that a request makes."""
+def create(run_id: str, event: e.Requested | e.TakenOver, at: float) -> Run:
+    """The run that a request makes, or a machine that another run goes on without."""
+    if isinstance(event, e.TakenOver):
+        return _taken_over(run_id, event, at)
     return Run(
         id=run_id, name=event.name, state=S.REQUESTED, spec=event.spec, file=event.file, base=event.base,
         key=event.key, created_at=at, since=at, pinned_provider=event.provider, pinned_offer=event.offer_id,
+        resume_from=event.resume_from,
+    )  # fmt: skip
+
+
+def _taken_over(run_id: str, event: e.TakenOver, at: float) -> Run:
+    """It begins where its machine stands: the job may run, its end is wished for, and custody decides."""
+    machine = Machine(
+        label=event.label, provider=event.provider, offer_id=event.offer_id, machine_id=event.machine_id,
+        gpu=event.gpu, gpu_count=event.gpu_count, gpu_memory=event.gpu_memory, price=event.price,
+        disk_price=event.disk_price, chosen_at=event.chosen_at, transfer_price=event.transfer_price,
+        instance_id=event.instance_id, create=Phase.ACCEPTED, create_sent_at=event.chosen_at,
+        # what it cost before stands with the run that rented it
+        rented_at=at, host=event.host, port=event.port, user=event.user, fingerprint=event.fingerprint,
+        boot_id=event.boot_id, workspace=event.workspace, job_started_at=event.job_started_at,
+    )  # fmt: skip
+    pins = tuple(PlacedHold(name=h.name, by=h.by, at=at, reason=h.reason) for h in event.holds)
+    return Run(
+        id=run_id, name=event.name, state=S.RUNNING, spec=event.spec, file=event.file, base=event.base,
+        key=event.key, created_at=at, since=at, attempt=1, machine=machine, started_at=event.job_started_at,
+        end_requested_by="gpuwatch", end_reason=event.evidence, trouble=event.evidence, pins=pins,
+        of=event.of, proved=event.proved,
     )  # fmt: skip
 
 
@@ -213,7 +243,7 @@ def _start_sent(run: Run, event: e.StartSent, at: float) -> Changes:
 def _job_started(run: Run, event: e.JobStarted, at: float) -> Changes:
     started = _machine(run).job_started_at or at
     changes = _with(run, job_started_at=started, job_pid=event.pid, boot_id=event.boot_id)
-    return changes | {"started_at": run.started_at or at, "trouble": None}
+    return changes | {"started_at": run.started_at or at, "trouble": None, "lost_at": None}
 
 
 def _files_verified(run: Run, event: e.FilesVerified, at: float) -> Changes:
@@ -225,6 +255,21 @@ def _files_verified(run: Run, event: e.FilesVerified, at: float) -> Changes:
     if event.step is not None:
         changes |= {"checkpoints": run.checkpoints + 1, "last_step": max(run.last_step or 0, event.step)}
     return changes
+
+
+def _checkpoint_home(run: Run, event: e.CheckpointHome, at: float) -> Changes:
+    home = Home(
+        name=event.name, step=event.step, digest=event.digest, files=event.files, bytes=event.bytes, at=at
+    )
+    others = [h for h in run.homes if h.name != event.name]
+    # by step where there is one: an older checkpoint that comes home late is not the newest
+    ordered = sorted([*others, home], key=lambda h: (h.step if h.step is not None else -1, h.at))
+    return {"homes": tuple(ordered[-HOMES:])}
+
+
+def _restored(run: Run, event: e.Restored, _at: float) -> Changes:
+    _nothing_started(run)
+    return _with(run, restored=event.name)
 
 
 def _job_ended(run: Run, event: e.JobEnded, at: float) -> Changes:
@@ -336,7 +381,36 @@ def _lost(run: Run, event: e.Lost, at: float) -> Changes:
     return _with(run, gone_at=at) | {"trouble": event.evidence}
 
 
+def _recovering(run: Run, event: e.Recovering, at: float) -> Changes:
+    machine = _machine(run)
+    if run.of is not None:
+        raise Impossible(f"run {run.id} only collects: {run.of} is the one that goes on")
+    if run.end_requested_by is not None:
+        raise Impossible(f"run {run.id} is to end: it does not go on elsewhere")
+    if machine.instance_id is None:
+        raise Impossible(f"run {run.id} has no machine that could be lost")
+    if event.handed_to is not None and machine.job_started_at is None:
+        raise Impossible(
+            f"nothing ever ran on machine {machine.instance_id}: there is nothing to collect from it"
+        )
+    avoid = [f"{machine.provider}:offer:{machine.offer_id}"]
+    if machine.machine_id is not None:
+        avoid.append(f"{machine.provider}:machine:{machine.machine_id}")
+    return {
+        "machine": None,
+        "past": (*run.past, msgspec.structs.replace(machine, gone_at=at)),
+        "avoid": (*run.avoid, *avoid),
+        "trouble": event.evidence,
+        "losses": run.losses + (machine.job_started_at is not None),
+        "lost_at": at,
+        # what was said and proved of that machine says nothing of the next
+        "waivers": (), "receipt": None, "holds": (), "released": (), "job_ended_at": None, "exit_code": None,
+    }  # fmt: skip
+
+
 def _returned(run: Run, event: e.Returned, _at: float) -> Changes:
+    if run.state is S.RECOVERING:
+        return _back_in_time(run, event)
     machine = _machine(run)
     if machine.instance_id != event.instance_id or machine.gone_at is None:
         raise Impossible(f"no machine {event.instance_id} of run {run.id} was gone")
@@ -348,6 +422,20 @@ def _returned(run: Run, event: e.Returned, _at: float) -> Changes:
     return _with(run, gone_at=None, destroy=Phase.UNKNOWN) | {
         "end_requested_by": run.end_requested_by or "gpuwatch",
         "trouble": "the machine came back after it was confirmed gone",
+    }
+
+
+def _back_in_time(run: Run, event: e.Returned) -> Changes:
+    """Its last machine is there again before another one was chosen: it goes on there."""
+    machine = run.past[-1] if run.past else None
+    if machine is None or machine.instance_id != event.instance_id or machine.job_started_at is None:
+        raise Impossible(f"machine {event.instance_id} is not the one that run {run.id} lost")
+    return {
+        "machine": msgspec.structs.replace(machine, gone_at=None),
+        "past": run.past[:-1],
+        "losses": run.losses - 1,
+        "lost_at": None,
+        "trouble": "the machine came back",
     }
 
 
@@ -369,6 +457,8 @@ _CHANGE: dict[type[e.Event], Callable[[Run, Any, float], Changes]] = {
     e.StartSent: _start_sent,
     e.JobStarted: _job_started,
     e.FilesVerified: _files_verified,
+    e.CheckpointHome: _checkpoint_home,
+    e.Restored: _restored,
     e.JobEnded: _job_ended,
     e.CollectStarted: _collect_started,
     e.CollectBlocked: _collect_blocked,
@@ -383,6 +473,7 @@ _CHANGE: dict[type[e.Event], Callable[[Run, Any, float], Changes]] = {
     e.DudGone: _dud_gone,
     e.Gone: _gone,
     e.Lost: _lost,
+    e.Recovering: _recovering,
     e.Returned: _returned,
     e.HoldPlaced: _hold_placed,
     e.HoldReleased: _hold_released,

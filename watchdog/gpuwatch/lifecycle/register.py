@@ -65,7 +65,7 @@ def label_of(event: e.AnyEvent, before: Run | None, after: Run | None) -> str | 
     label = getattr(event, "label", None)
     if isinstance(label, str):
         return label
-    if isinstance(event, e.DudGone):
+    if isinstance(event, e.DudGone | e.Recovering):
         return after.past[-1].label if after is not None and after.past else None
     if isinstance(event, e.StartSent | e.JobStarted | e.Gone | e.Lost | e.Returned):
         run = after if after is not None and after.machine is not None else before
@@ -91,8 +91,17 @@ def enter(entry: Entry, event: e.AnyEvent, at: float) -> Entry:
             return _calm(seen) if seen.alarm is Alarm.UNSEEN else seen
         case e.MachineUnseen():
             return change(entry, alarm=Alarm.UNSEEN, alarm_at=at, alarm_text=event.evidence)
-        case e.Gone() | e.DudGone() | e.Lost():
+        case e.Recovering() if event.handed_to is not None:
+            return entry  # it exists as before; the run that took it over says so
+        case e.Gone() | e.DudGone() | e.Lost() | e.Recovering():
             return _ended(entry, at)
+        case e.TakenOver():
+            taken = change(entry, run=event.taker, gone_at=None, buried_at=None)
+            if event.stranded:
+                return taken
+            return change(
+                taken, listed_at=entry.listed_at or at, alarm=Alarm.RETURNED, alarm_at=at, alarm_text=""
+            )
         case e.StrayGone():
             return change(_calm(entry), gone_at=at, buried_at=None, destroying=False)
         case e.Returned() | e.MachineReturned():

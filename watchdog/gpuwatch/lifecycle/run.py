@@ -20,6 +20,7 @@ class State(Enum):
     VERIFIED = "verified"
     DESTROYING = "destroying"
     FAILED = "failed"
+    RECOVERING = "recovering"
     GONE = "gone"
     LOST = "lost"
 
@@ -69,6 +70,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     job_started_at: float | None = None
     """When the order to start the job was written down: from then on there may be something to lose."""
     job_pid: int | None = None
+    restored: str | None = None
+    """The checkpoint that was put on it before the job."""
     destroy: Phase = Phase.NONE
     destroy_sent_at: float | None = None
     gone_at: float | None = None
@@ -95,6 +98,17 @@ class PlacedHold(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Home(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint that came home whole. `digest` is of its paths and their SHA-256; `at` Unix seconds UTC."""
+
+    name: str
+    step: int | None
+    digest: str
+    files: int
+    bytes: int
+    at: float
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run. Made only by `evolve`; times are Unix seconds UTC of the events."""
 
@@ -114,7 +128,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     pinned_offer: str | None = None
     machine: Machine | None = None
     past: tuple[Machine, ...] = ()
-    """Machines of earlier attempts, all confirmed gone."""
+    """Machines of earlier attempts: confirmed gone, counted as lost, or handed to a run that collects from them."""
     avoid: tuple[str, ...] = ()
     """Offers and machines that did not work out, as `provider:offer:id` or `provider:machine:id`."""
     started_at: float | None = None
@@ -139,6 +153,18 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: int = 0
     last_step: int | None = None
     """Step of the newest verified checkpoint."""
+    homes: tuple[Home, ...] = ()
+    """The newest checkpoints that stand whole at home, newest last."""
+    losses: int = 0
+    """Machines on which a job ran and that this run has gone on without."""
+    lost_at: float | None = None
+    """When the last of them was given up, until the job runs again."""
+    resume_from: str | None = None
+    """The checkpoint that was asked for at the launch (`events.Requested`)."""
+    of: str | None = None
+    """The run whose machine this one only collects from; None for every run that people asked for."""
+    proved: int = 0
+    """Of such a run: files of its machine that were at home when it was taken over."""
 
     @property
     def exists(self) -> bool:
@@ -147,6 +173,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return (
             m is not None and m.gone_at is None and (m.instance_id is not None or m.create is not Phase.NONE)
         )
+
+    @property
+    def on_box(self) -> str:
+        """The id under which this run's files lie on its machine."""
+        return self.of or self.id
 
     @property
     def given_up(self) -> bool:

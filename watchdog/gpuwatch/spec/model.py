@@ -61,6 +61,8 @@ class Checkpoints(Struct, frozen=True, kw_only=True):
     path: str
     keep_last: int = 12
     keep_milestones: int = 24
+    required: bool = True
+    """Whether a run that made none is held; not where another run goes on in its place."""
 
 
 class Artifact(Struct, frozen=True, kw_only=True):
@@ -112,9 +114,18 @@ class Budget(Struct, frozen=True, kw_only=True):
 
 
 class Recover(Struct, frozen=True, kw_only=True):
-    """How many machines one run may use up in turn."""
+    """How many machines one run may use up in turn, and what a loss means. Seconds.
+
+    `on_loss`: `resume` goes on from the newest proved checkpoint (a run without `[checkpoints]` does not go
+    on), `restart` begins anew where there is none, `never` leaves the run lost. `wait` is how long offers
+    are looked for after a loss; `patience` how long a machine may be listed as stopped or offline before
+    the run goes on without it.
+    """
 
     attempts: int = 3
+    on_loss: str = "resume"
+    wait: float = 6 * 3600.0
+    patience: float = 900.0
 
 
 class Boot(Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from gpuwatch.spec.units import parse_duration, parse_price, parse_size
 T = TypeVar("T")
 D = TypeVar("D")
 
+ON_LOSS = ("resume", "restart", "never")
 ACTIONS = ("collect-and-destroy", "stop", "notify")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,46}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,1000}")
@@ -393,7 +394,12 @@ def _budget(table: _Table | None) -> model.Budget:
 def _recover(table: _Table | None) -> model.Recover:
     if table is None:
         return model.Recover()
-    recover = model.Recover(attempts=table.take("attempts", values.whole(1, 100), 3))
+    recover = model.Recover(
+        attempts=table.take("attempts", values.whole(1, 100), 3),
+        on_loss=table.take("on_loss", values.one_of(*ON_LOSS), "resume"),
+        wait=table.take("wait", parse_duration, 6 * 3600.0),
+        patience=table.take("patience", values.window, 900.0),
+    )
     table.finish()
     return recover
 

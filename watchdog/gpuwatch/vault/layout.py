@@ -5,6 +5,8 @@
 <vault>/<run>/job.log                   the job's output
 <vault>/<run>/.receipts/<digest>.json   proofs
 <vault>/<run>/.mirrors/<digest>.json    what stands verified on a remote
+<vault>/<run>/.resume/                  a checkpoint on its way from a remote to a box
+<vault>/<run>/.logs/N.log               what jobs on earlier machines printed
 <vault>/<run>/.partial/                 downloads under way, same file system
 <vault>/<run>/.replaced/N/              proved files that had to make way for others of their name
 """
@@ -23,7 +25,9 @@ REPLACED = ".replaced"
 LOG = "job.log"
 LOG_CLOCK = "job.log.times"
 MIRRORS = ".mirrors"
-_RESERVED = frozenset({RECEIPTS, PARTIAL, REPLACED, LOG, LOG_CLOCK, MARKER, MIRRORS})
+RESUME = ".resume"
+LOGS = ".logs"
+_RESERVED = frozenset({RECEIPTS, PARTIAL, REPLACED, LOG, LOG_CLOCK, MARKER, MIRRORS, RESUME, LOGS})
 _MAX_PATH = 3000
 
 
@@ -145,6 +149,19 @@ class Vault:
     def receipts(self, run_id: str) -> Path:
         """Where proofs lie."""
         return self.run(run_id) / RECEIPTS
+
+    def resume(self, run_id: str) -> Path:
+        """Where a checkpoint lies that comes from a remote and goes to a box."""
+        return self.run(run_id) / RESUME
+
+    def set_log_aside(self, run_id: str, number: int) -> None:
+        """Keep what machine `number` printed, so that the next one's output begins a log of its own. Once."""
+        kept = self.run(run_id) / LOGS / f"{number}.log"
+        for now, then in ((self.log_clock(run_id), kept.with_suffix(".log.times")), (self.log(run_id), kept)):
+            if now.exists() and not then.exists():
+                make_folder(kept.parent)
+                now.replace(then)
+                fsync_folder(kept.parent)
 
     def log(self, run_id: str) -> Path:
         """The job's captured output."""

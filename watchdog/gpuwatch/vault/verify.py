@@ -20,7 +20,7 @@ from enum import IntEnum
 from itertools import chain
 from pathlib import Path
 
-from gpuwatch.vault.layout import LOG, LOG_CLOCK, MARKER, MIRRORS, PARTIAL, RECEIPTS, REPLACED
+from gpuwatch.vault.layout import LOG, LOG_CLOCK, LOGS, MARKER, MIRRORS, PARTIAL, RECEIPTS, REPLACED, RESUME
 from gpuwatch.vault.proofs import (
     NAME,
     PART,
@@ -224,7 +224,7 @@ def _walk(top: Path, findings: list[Finding]) -> Iterator[str]:
             with os.scandir(top / prefix) as entries:
                 for entry in entries:
                     name = f"{prefix}{entry.name}"
-                    if name in (RECEIPTS, PARTIAL, MIRRORS, REPLACED):
+                    if name in (RECEIPTS, PARTIAL, MIRRORS, REPLACED, RESUME, LOGS):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(f"{name}/")
