@@ -62,6 +62,8 @@ class Box:
     dead: bool = False
     sessions: int | None = None
     """People logged in, None when the box cannot tell."""
+    step: int | None = None
+    """The job's step, for jobs that tell."""
 
     def write(self, path: str, size: int, at: float, *, busy: float = 0.0) -> None:
         """Create or replace a file; someone keeps it open for `busy` seconds."""
@@ -112,6 +114,9 @@ class Machine:
     created: float
     box: Box
     boots_at: float
+    vendor: str = "vast"
+    price: float = 0.3
+    """USD per hour."""
     trouble: Trouble | None = None
     destroyed: float | None = None
     taken: float | None = None
@@ -124,6 +129,11 @@ class Machine:
     seen_until: float = 0.0
     cut_off: list[tuple[float, float]] = field(default_factory=list)
     """When its own network is down."""
+
+    def billed(self, now: float) -> float:
+        """USD that it has cost by `now`, as long as it was there."""
+        end = min(t for t in (self.destroyed, self.taken, now) if t is not None)
+        return max(0.0, end - self.created) / 3600 * self.price
 
     @property
     def alive(self) -> bool:
@@ -151,19 +161,31 @@ class Cloud:
         self.lag_create = 0.0
         self.lag_destroy = 0.0
         self.offers_taken: set[str] = set()
+        self.credit: dict[str, float] = {"vast": 10.0, "runpod": 10.0}
+        """USD on each account at the beginning; `left` is what remains."""
+        self.meters = False
+        """Whether machines use the credit up."""
         self.violations: list[Violation] = []
         self.back_at = 0.0
         """When the last machine that had been taken came back."""
 
-    def rent(self, label: str, offer_id: str) -> Machine:
+    def left(self, vendor: str) -> float:
+        """USD that an account has now."""
+        used = sum(m.billed(self.time.now) for m in self.machines.values() if m.vendor == vendor)
+        return self.credit[vendor] - used if self.meters else self.credit[vendor]
+
+    def rent(self, label: str, offer_id: str, *, vendor: str = "vast", price: float = 0.3) -> Machine:
         """A machine under `label`; it may show up in listings later than it exists."""
         self.judged(lambda: self.judge_create(label))
         number = str(33_000_001 + len(self.machines))
+        if vendor == "runpod":
+            number = f"pod{number}"
         now = self.time.now
         self.offers_taken.add(offer_id)
         machine = Machine(
             instance_id=number, label=label, offer_id=offer_id, created=now, box=self.make_box(label),
-            boots_at=now + self.boot_seconds(), trouble=self.dud(), seen_from=now + self.lag_create,
+            boots_at=now + self.boot_seconds(), trouble=self.dud(), seen_from=now + self.lag_create, vendor=vendor,
+            price=price,
         )  # fmt: skip
         self.machines[number] = machine
         return machine

@@ -197,7 +197,7 @@ class Judge:
         gone = sum(event.handed_to is None for event in left)
         if gone > sum(m.takes for m in named):
             raise Violation(f"I3: {run.id} went on without a machine that nobody had taken")
-        if len(left) - gone > sum(len(m.stopped) for m in named):
+        if len(left) - gone > sum(len(m.stopped) + m.box.boot - 1 for m in named):
             raise Violation(f"I3: {run.id} left a machine that ran")
         alive = [m.instance_id for m in mine if m.alive]
         if run.state in FINAL and alive:

@@ -102,8 +102,9 @@ def listing(machine: Machine, order: dict[str, Any], now: float) -> bytes:
 def report(machine: Machine, order: dict[str, Any], now: float, *, files: bool) -> bytes:
     """One line of `watch`."""
     box = machine.box
+    runs = box.job.started is not None and box.job.ended is None
     value: dict[str, Any] = {
-        "at": now, "boot_id": boot_id(machine), "job": state(box, "job"), "log": len(box.log), "cpu": 3.0,
+        "vitals": vitals(runs, box.sessions), "metrics": {"step": box.step} if box.step is not None else None, "at": now, "boot_id": boot_id(machine), "job": state(box, "job"), "log": len(box.log), "cpu": 3.0,
         "gpus": [["0", "RTX 4090", "97", "1000", "24564", "300", "60"]], "memory": [1, 2], "disk": [1, 2],
     }  # fmt: skip
     if files:
@@ -128,6 +129,31 @@ def receive(box: Box, stream: bytes, now: float) -> int:
             box.put(told["path"], content, now)
         count += 1
     return count
+
+
+def vitals(runs: bool, sessions: int | None) -> dict[str, Any]:
+    """What `watch` says beside: one GPU, busy while the job runs, and a box where nobody else does anything."""
+    load = 1.0 if runs else 0.0
+    fields = [
+        "index",
+        "uuid",
+        "name",
+        "utilization.gpu",
+        "memory.used",
+        "memory.total",
+        "temperature.gpu",
+        "count",
+    ]
+    cells = ["0", "GPU-1", "RTX 4090", str(int(97 * load)), "1000", "24564", "60", "1"]
+    return {
+        "smi": {"fields": fields, "rows": [[0.5, cells]]},
+        "processes": {
+            "count": 5, "cpu": 2.0 * load, "read": 1e6 * load, "written": 1e6 * load, "own_cpu": 0.01, "own_moved": 0,
+            "own_net": 0, "sessions": None if sessions is None else [["terminal", 5.0]] * sessions,
+        },
+        "limits": {"cores": 8.0, "memory": [1 << 30, 1 << 34]}, "cores": 8.0, "load": load, "net": [0, 0],
+        "disk": [10**11, 10**12], "inodes": [10**6, 10**7],
+    }  # fmt: skip
 
 
 def send(box: Box, root: str, task: dict[str, Any]) -> Iterator[bytes]:

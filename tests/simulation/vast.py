@@ -120,7 +120,7 @@ class SimulatedVast(Transport):
             )
         match endpoint:
             case "user":
-                return Answer(200, {"id": _ACCOUNT, "credit": 10.0}, None)
+                return Answer(200, {"id": _ACCOUNT, "credit": round(self._cloud.left("vast"), 4)}, None)
             case "ssh":
                 return Answer(200, [{"key": "ssh-ed25519 AAAA"}], None)
             case "search":
@@ -148,7 +148,8 @@ class SimulatedVast(Transport):
 
     def _list(self, kind: Kind | None, query: dict[str, Any]) -> Answer:
         after = int(query.get("after_token", 0))
-        shown = [self._cloud.status(m) for m in self._cloud.machines.values() if self._cloud.visible(m)]
+        mine = [m for m in self._cloud.machines.values() if m.vendor == "vast"]
+        shown = [self._cloud.status(m) for m in mine if self._cloud.visible(m)]
         if kind is Kind.WRONG and shown:  # a liar: well-formed, complete by its own word, and one is missing
             now, victim = self._cloud.time.now, self._cloud.draw.choice(shown)["id"]
             # of a machine that was never seen nobody could tell; one that was known for a while must not vanish
@@ -228,4 +229,4 @@ def run_of(label: str) -> str:
 
 def machine_of(cloud: Cloud, alias: str) -> Machine | None:
     """The machine behind an SSH alias."""
-    return cloud.machines.get(alias.removeprefix("vast-"))
+    return cloud.machines.get(alias.partition("-")[2])

@@ -22,7 +22,7 @@ from unittest import mock
 
 import msgspec
 import structlog
-from simulation import vast
+from simulation import runpod, vast
 from simulation.boxes import SimulatedBoxes
 from simulation.clock import Crash, Deadlock, SimulatedLoop, Time
 from simulation.cloud import Cloud, Violation
@@ -30,11 +30,13 @@ from simulation.database import Database
 from simulation.disk import Disk, broken, no_space
 from simulation.faults import Faults, Kind
 from simulation.judge import Judge
+from simulation.remote import Remotes
 
 from gpuwatch.box.hostkeys import HostKeys
 from gpuwatch.client import wire
 from gpuwatch.config import Config, Scrub, Watch
 from gpuwatch.custody import permit
+from gpuwatch.daemon import mirroring, restoring
 from gpuwatch.daemon.clock import SteadyClock, resume
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.main import Children, fleet_of
@@ -55,7 +57,7 @@ _GROWS = ("open", "write", "mkdir", "link")
 class World:
     """Everything of one schedule. Use as a context manager; `live` plays one process of the daemon."""
 
-    def __init__(self, seed: int, *, scrub: bool = False) -> None:
+    def __init__(self, seed: int, *, scrub: bool = False, both: bool = False, mirrors: bool = False) -> None:
         self.seed = seed
         self.draw = random.Random(seed)
         self.time = Time()
@@ -73,6 +75,10 @@ class World:
         self.cloud.judge_destroy = self.judge.at_destroy
         self.cloud.judge_create = self.judge.at_create
         self.provider, self.transport = vast.provider(self.cloud, self.faults)
+        self.providers: dict[str, Any] = {"vast": self.provider}
+        if both:
+            self.providers["runpod"], self.runpod = runpod.provider(self.cloud, self.faults)
+        self.remotes = Remotes(self.faults) if mirrors else None
         open_entry = "SELECT 1 FROM labels WHERE sent_at IS NOT NULL AND buried_at IS NULL"
         self.transport.introduced = lambda: bool(self.rows(open_entry))
         self.scrub = scrub
@@ -113,6 +119,9 @@ class World:
         patch(mock.patch.object(secrets, "token_hex", lambda size=16: ids.randbytes(size).hex()))
         clock = types.SimpleNamespace(monotonic=lambda: self.time.monotonic)
         patch(mock.patch.object(permit, "time", clock))
+        if self.remotes is not None:
+            for module in (mirroring, restoring):
+                patch(mock.patch.object(module, "make_rclone", self.remotes.make))
         patch(self.disk.installed())
         structlog.configure(
             processors=[self._listen], wrapper_class=structlog.make_filtering_bound_logger(40),
@@ -259,7 +268,7 @@ class World:
         ctx = Context(
             config=config, ledger=ledger, vault=vault, boxes=boxes, hostkeys=HostKeys(self.home), key=self.home / "key",
             public_key="ssh-ed25519 AAAA sim", trainer=None, now=clock,
-            fleets={"vast": fleet_of(self.provider, ledger, config)},
+            fleets={name: fleet_of(p, ledger, config) for name, p in self.providers.items()},
         )  # fmt: skip
         stop = asyncio.Event()
         paths = Paths(config=self.home, state=self.home, runtime=self.home, vault=vault.root)
@@ -268,6 +277,8 @@ class World:
             self.children = Children(ctx, paths, tasks, stop)
             self.children.start_all()
             self.children.start_scrub()
+            if self.remotes is not None:
+                self.children.start_mirrors()
             try:
                 await script(self)
             finally:

@@ -75,6 +75,12 @@ def test_the_checkpoint_folder_has_one_name_everywhere() -> None:
     assert place("model.gguf", None) == ("", "model.gguf")
 
 
+def test_the_jobs_own_pointer_is_not_copied_because_ours_stands_under_its_name() -> None:
+    files = [copy("ckpt/latest.json"), copy("ckpt/step-1/model"), copy("latest.json")]
+    names = [f.path for batch in due(files, {}, "ckpt").batches for f in batch.files]
+    assert sorted(names) == ["ckpt/step-1/model", "latest.json"]
+
+
 @pytest.mark.parametrize("name", ["a\nb", "a\rb", "\udcff", "a\x00b", " a", "a ", "a./b", "b.", "\u2028"])
 def test_a_name_that_a_list_cannot_hold_is_refused(name: str) -> None:
     assert unlistable(name) is not None

@@ -12,12 +12,14 @@ import structlog
 
 from gpuproviders.errors import ProviderError
 from gpuwatch.box.errors import BoxError, BoxFault, HostKeyChanged
+from gpuwatch.box.sentinel import Report
 from gpuwatch.daemon import collecting, destroying, preparing, renting
 from gpuwatch.daemon.companion import accompany
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.link import Backoff, Link
 from gpuwatch.daemon.live import Live
+from gpuwatch.daemon.presence import leave
 from gpuwatch.lifecycle import decide as d
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import Impossible
@@ -163,6 +165,8 @@ class Actor:
             reported = self.live.reported
             report = self.live.report
             if report is not None and report.job.phase in ("ended", "vanished"):
+                if await self._restarted(report):
+                    return
                 await self._ctx.ledger.append(self._id, self._ended(report.job.phase, report.job.exit_code))
                 return
             ledger = asyncio.create_task(self._ctx.ledger.changed())
@@ -172,6 +176,15 @@ class Actor:
             finally:
                 ledger.cancel()
                 waiting.cancel()
+
+    async def _restarted(self, report: Report) -> bool:
+        """The box restarted under the job: the run goes on elsewhere, if it may. A job that ended by itself does not."""
+        machine = self._run.machine
+        restarted = machine is not None and machine.boot_id not in (None, report.boot_id)
+        if report.job.phase != "vanished" or not restarted:
+            return False
+        why = "its box restarted under the job"
+        return await leave(self._ctx, self._id, self._spec, self.live, why, self._start_run)
 
     async def _stop_job(self) -> None:
         """End the job's processes on the box: SIGTERM, a grace for its own checkpoint, SIGKILL."""

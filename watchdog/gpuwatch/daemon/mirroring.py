@@ -86,7 +86,7 @@ class Mirrors:
                 changed.cancel()
 
     async def _round(self, remote: str) -> bool:
-        """One batch of each run that is behind on this remote; whether there was any. Raises the last run's fault."""
+        """One batch of each run that is behind on this remote; whether there was any. Raises the last run's fault, if nothing went."""
         busy, failure = False, None
         for run_id in sorted(self._specs, reverse=True):
             spec = self._specs[run_id]
@@ -101,8 +101,9 @@ class Mirrors:
                 standing.problem = None
             finally:
                 standing.progress = None
-        if failure is not None:
+        if failure is not None and not busy:
             raise failure
+        # where the remote takes what others bring, one run's trouble must not make them wait
         return busy
 
     async def _standing(self, run_id: str, remote: str, spec: RunSpec) -> Standing:

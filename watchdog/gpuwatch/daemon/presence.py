@@ -81,7 +81,7 @@ async def watch_presence(
         if fleet.problem is None and listed is not None and at is not None:
             stranding.observe(at, listed.power)
             why = stranding.verdict(spec, spot=spec.gpu.spot or listed.spot)
-            if why is not None and await _stranded(ctx, run_id, spec, live, why, start_run):
+            if why is not None and await leave(ctx, run_id, spec, live, why, start_run):
                 nudge()
                 return
         await asyncio.sleep(ctx.config.account_interval)
@@ -133,10 +133,10 @@ async def _lost(ctx: Context, run_id: str, spec: RunSpec, live: Live, evidence: 
     live.forget_box()
 
 
-async def _stranded(
+async def leave(
     ctx: Context, run_id: str, spec: RunSpec, live: Live, why: str, start_run: Callable[[str], None]
 ) -> bool:
-    """The machine exists and does not run: the run goes on elsewhere, another collects from it. False: it waits on."""
+    """The machine exists and is of no more use: the run goes on elsewhere, another collects from it. False: it stays."""
     run = ctx.ledger.runs[run_id]
     machine = run.machine
     if machine is None or not run.data_at_risk or recover.refusal(run, spec, ctx.now()) is not None:

@@ -11,6 +11,7 @@ from gpuwatch.custody.facts import Copy
 from gpuwatch.daemon.context import Context
 from gpuwatch.lifecycle.run import Run
 from gpuwatch.mirror import plan, proof
+from gpuwatch.mirror.names import is_pointer
 from gpuwatch.mirror.rclone import Progress
 from gpuwatch.spec import RunSpec
 
@@ -48,7 +49,8 @@ class MirrorBehind(Exception):
 
 def demand_required(ctx: Context, run: Run, spec: RunSpec, copies: Iterable[Copy]) -> None:
     """Raises MirrorBehind while a required remote lacks one of these copies; what was never compared is lacking (I3)."""
-    wanted = tuple(copies)
+    folder = spec.checkpoints.path if spec.checkpoints is not None else None
+    wanted = tuple(c for c in copies if not is_pointer(c.path, folder))
     for remote in spec.mirror.require:
         if remote == "vault":
             continue

@@ -54,6 +54,11 @@ def place(path: str, checkpoints: str | None) -> tuple[str, str]:
     return "", path
 
 
+def is_pointer(path: str, checkpoints: str | None) -> bool:
+    """Whether a vault file is the job's own pointer: on a remote our own stands under that name, and vouches for more."""
+    return checkpoints is not None and path == f"{checkpoints}/{LATEST}"
+
+
 def unlistable(path: str) -> str | None:
     """Why a name cannot stand in a list for rclone, None when it can."""
     try:

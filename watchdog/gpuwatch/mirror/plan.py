@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gpuwatch.custody.facts import Copy
-from gpuwatch.mirror.names import CHECKPOINTS, place, unlistable
+from gpuwatch.mirror.names import CHECKPOINTS, is_pointer, place, unlistable
 from gpuwatch.mirror.proof import Stands
 
 _DIGITS = re.compile(r"\d+")
@@ -63,7 +63,7 @@ def due(copies: Iterable[Copy], stands: Mapping[str, Stands], checkpoints: str |
     refused = []
     for copy in copies:
         stand = stands.get(copy.path)
-        if stand is not None and stand.sha256 == copy.sha256:
+        if is_pointer(copy.path, checkpoints) or (stand is not None and stand.sha256 == copy.sha256):
             continue
         reason = unlistable(copy.path)
         if reason is not None:
