@@ -23,6 +23,7 @@ SYSTEMATIC: dict[str, tuple[str, ...]] = {
     f"{_W}lifecycle/events.py": core("evolve", "ledger", "lifecycle"),
     f"{_W}lifecycle/evolve.py": core("evolve", "lifecycle"),
     f"{_W}lifecycle/reconcile.py": core("register"),
+    f"{_W}lifecycle/recover.py": core("recover"),
     f"{_W}lifecycle/register.py": core("register"),
     f"{_W}lifecycle/run.py": core("evolve", "lifecycle"),
 }

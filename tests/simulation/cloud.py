@@ -212,12 +212,13 @@ class Cloud:
         machine.seen_until = self.time.now
         machine.box.dead = True
 
-    def give_back(self, machine: Machine) -> None:
-        """A machine that was taken is there again, with its disk; its processes are gone."""
+    def give_back(self, machine: Machine, *, reboot: bool = True) -> None:
+        """A machine that was taken is there again, with its disk; its processes are gone, unless it was only away."""
         machine.taken = None
         self.back_at = self.time.now
         machine.box.dead = False
-        machine.box.reboot(self.time.now)
+        if reboot:
+            machine.box.reboot(self.time.now)
 
     def stop(self, machine: Machine, seconds: float, status: str) -> None:
         """The vendor does not run the machine for a while: its host is offline, or somebody bid more."""

@@ -273,22 +273,39 @@ def test_a_machine_that_comes_back_after_another_was_rented_is_collected_from_an
 
 def test_a_machine_that_comes_back_before_another_was_chosen_goes_on_itself() -> None:
     with World(8) as world:
-        trains(world)
+        began = trains(world)
 
         async def script(world: World) -> None:
             machine = await running_at(world, 6)
             world.transport._search = lambda _kind: NOTHING  # type: ignore[method-assign]
             world.cloud.take(machine)
             await until(lambda: run_of(world).state is State.RECOVERING)
-            world.cloud.give_back(machine)
-            await until(lambda: run_of(world).state is State.FAILED)
+            world.cloud.give_back(machine, reboot=False)
+            await until(lambda: run_of(world).state is State.GONE)
 
         world.live(script)
-        # its processes did not survive: the job vanished, what it wrote is collected, a person decides about the rest
         assert kinds(world).count("offer-chosen") == 1
         assert "returned" in kinds(world)
-        assert taker(world) is None
-        assert all("missing" in hold for hold in run_of(world).holds)
+        assert (began, taker(world), run_of(world).losses) == ([0], None, 0)
+        judged(world)
+
+
+def test_a_box_that_restarted_under_its_job_is_collected_from_while_the_run_goes_on_elsewhere() -> None:
+    with World(12) as world:
+        began = trains(world)
+
+        async def script(world: World) -> None:
+            machine = await running_at(world, 6)
+            machine.box.write("ckpt/step-6/late.bin", 333, world.time.now)
+            machine.box.reboot(world.time.now)
+            await until(lambda: all(r.state is State.GONE for r in runs(world)))
+
+        world.live(script)
+        back = taker(world)
+        assert back is not None
+        assert began == [0, 6]
+        assert "restarted under the job" in left(world).evidence
+        assert (world.vault_root / back.id / "ckpt/step-6/late.bin").stat().st_size == 333
         judged(world)
 
 
