@@ -113,7 +113,7 @@ def fold(facts: Facts, seq: int, at: float, run: str | None, event: e.AnyEvent) 
             facts.speeds[kind_of(machine.gpu, machine.gpu_count)] = Speed(
                 tokens_per_second=speed, run=run, at=at
             )
-        case e.Gone() | e.DudGone() | e.Lost():
+        case e.Gone() | e.DudGone() | e.Lost() | e.Recovering():
             facts.current.pop(run, None)
         case _:
             pass
