@@ -242,6 +242,9 @@ class FakeDaemon:
         ]
         return wire.Offers(offers=rows[: params.limit], problems=self.world.offer_problems)
 
+    def _offers_history(self, params: wire.PricesQuery) -> wire.Prices:
+        return wire.Prices(series=[s for s in self.world.prices if s.spot == params.spot])
+
     def _spec_check(self, params: wire.SpecText) -> wire.SpecCheck:
         if self.world.check is not None:
             return self.world.check(params)
@@ -290,6 +293,10 @@ class FakeDaemon:
             run=run.id,
             series=[wire.Series(name=name, span=10.0, points=points) for name, points in found.items()],
         )
+
+    def _cost(self, params: wire.CostQuery) -> wire.CostReport:
+        runs = self.world.runs if params.run is None else [self._run_of(params.run)]
+        return self.world.costs(runs)
 
     def _why(self, params: wire.RunRef) -> wire.Why:
         return self.world.why(self._run_of(params.run))

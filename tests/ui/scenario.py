@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gpuproviders import worth
-from gpuproviders.gpus import canonical
+from gpuproviders.gpus import canonical, tflops
 from gpuwatch.client import wire
 
 NOW = 1_790_000_000.0
@@ -100,7 +100,10 @@ def offer_row(
     row = wire.OfferRow(**{**values, **changes})  # type: ignore[arg-type]
     if "tflop_price" in changes:
         return row
-    return msgspec.structs.replace(row, tflop_price=worth.per_tflop(row.price, canonical(gpu), count))
+    name = canonical(gpu)
+    return msgspec.structs.replace(
+        row, tflop_price=worth.per_tflop(row.price, name, count), tflops=tflops(name, count)
+    )
 
 
 def artifact(path: str, size: int, state: str, step: int | None = None) -> wire.ArtifactRow:
@@ -148,6 +151,7 @@ class World:
     """Runs whose log is a file here; the others' comes over the socket."""
     specs: dict[str, str] = field(default_factory=dict)
     offers: list[wire.OfferRow] = field(default_factory=list)
+    prices: list[wire.PriceSeries] = field(default_factory=list)
     offer_problems: list[str] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     fleet_alarms: list[str] = field(default_factory=list)
@@ -205,14 +209,44 @@ class World:
             next=run.next,
         )
 
-    def add_event(self, run: str, kind: str, text: str, *, at: float | None = None) -> wire.EventRow:
+    def costs(self, runs: list[wire.RunRow]) -> wire.CostReport:
+        """A bill for each: 9 parts GPU, the rest disk and traffic; the first has a budget and knows its end."""
+        rows = [
+            wire.CostRow(
+                run=run.id, name=run.name, state=run.state, machines=run.attempt, gpu=run.cost * 9 // 10, disk=run.cost // 20,
+                traffic=run.cost - run.cost * 9 // 10 - run.cost // 20, total=run.cost,
+                burn=(run.price or 0) if run.instance_id else 0, ceiling=20 * USD if run.cost > 3 * USD else None,
+                more=int(4.12 * USD) if run.state == "running" else None, seconds=6720.0 if run.state == "running" else None,
+            )
+            for run in runs
+        ]  # fmt: skip
+        accounts = [
+            wire.RunwayRow(
+                provider=a.provider, credit=a.credit, burn=self.burn // 2, seconds=9000.0, copies=300.0, copy_in=8700.0,
+                alarm=False, text="lasts 2h30m; the copies need 5m",
+            )
+            for a in self.accounts
+        ]  # fmt: skip
+        return wire.CostReport(
+            runs=rows, accounts=accounts, burn=self.burn, today=int(18.2 * USD), day_ceiling=50 * USD
+        )
+
+    def add_event(
+        self,
+        run: str,
+        kind: str,
+        text: str,
+        *,
+        at: float | None = None,
+        data: dict[str, object] | None = None,
+    ) -> wire.EventRow:
         event = wire.EventRow(
             seq=len(self.events) + 1,
             time=self.now if at is None else at,
             run=run,
             kind=kind,
             text=text,
-            data={},
+            data=data or {},
         )
         self.events.append(event)
         return event
@@ -451,7 +485,8 @@ def small_fleet() -> World:
         ("checkpoint", "step 1500 verified: 1.83 GB in 58s", 1080),
         ("checkpoint", "step 1750 verified: 1.83 GB in 52s", 380),
     ):
-        world.add_event("r7k2m9qa", kind, text, at=NOW - age)
+        place = {"workspace": "/workspace"} if kind == "prepared" else None
+        world.add_event("r7k2m9qa", kind, text, at=NOW - age, data=place)
     world.add_event("t5v0c4hn", "job-ended", "the job ended with status 1: CUDA out of memory", at=NOW - 4210)
     world.add_event("p3d8x1zz", "job-ended", "the job ended with status 0", at=NOW - 610)
     world.samples["r7k2m9qa"] = [
@@ -475,6 +510,17 @@ def small_fleet() -> World:
     world.log_complete = {"q8f4j2ls", "t5v0c4hn"}
     world.specs["r7k2m9qa"] = SPEC
     world.offers = some_offers()
+    seen = wire.SeenRow(tries=3, duds=1, trouble="SSH never answered", boot_seconds=41.0, download=48e6)
+    world.offers = [
+        msgspec.structs.replace(o, seen=seen) if o.offer_id == "9120422" else o for o in world.offers
+    ]
+    world.prices = [
+        wire.PriceSeries(
+            provider="vast", gpu=gpu, gpu_count=1, spot=False,
+            points=[(NOW - (14 - day) * 86_400, int(price * USD * (1 + 0.12 * math.sin(day * 1.3))), 9) for day in range(14)],
+        )
+        for gpu, price in (("RTX 4090", 0.33), ("H100 SXM", 2.2), ("A100 SXM4", 1.1))
+    ]  # fmt: skip
     return world
 
 

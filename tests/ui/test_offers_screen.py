@@ -103,3 +103,45 @@ async def test_twenty_thousand_offers_are_no_trouble(daemon: FakeDaemon, clock: 
         await pilot.pause()
         assert "GPU 0" in screen_text(app)
         assert len(screen.query_one(VTable)._strips) < 400, "only rows that were seen are drawn"
+
+
+async def test_each_offer_says_what_my_run_would_cost_and_what_prices_were(
+    daemon: FakeDaemon, clock: Clock
+) -> None:
+    async with running(daemon, clock, (180, 40)) as (app, pilot):
+        await pilot.press("2")
+        await until(pilot, lambda: isinstance(app.screen, OffersScreen) and app.screen.beside.prices)
+        text = screen_text(app)
+        assert "MY RUN" in text
+        assert "14 DAYS" in text
+        assert "by peak TFLOP/s, at the same share of peak" in text
+        await pilot.press("slash")
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        app.focused.insert_text_at_cursor("gpu=h100_sxm gpus=1")  # type: ignore[union-attr]
+        await until(pilot, lambda: "all of miras-s $" in screen_text(app))
+        assert "$1.95/h … $2.46/h" in screen_text(app)
+        assert "in 3h59m  the same GPUs" in screen_text(app)
+        await pilot.press("enter", "M")
+        await until(pilot, lambda: "MY RUN is miras-xs now." in toasts(app))
+
+
+async def test_without_a_run_that_has_a_pace_the_key_says_what_is_missing(
+    daemon: FakeDaemon, clock: Clock
+) -> None:
+    daemon.world.runs = []
+    async with running(daemon, clock, (180, 40)) as (app, pilot):
+        await pilot.press("2")
+        await until(pilot, lambda: isinstance(app.screen, OffersScreen) and app.screen.answer is not None)
+        await pilot.press("M")
+        await until(pilot, lambda: "No run has shown its pace yet" in toasts(app))
+
+
+async def test_our_own_experience_of_a_machine_stands_with_its_offer(
+    daemon: FakeDaemon, clock: Clock
+) -> None:
+    async with running(daemon, clock, (180, 40)) as (app, pilot):
+        await pilot.press("2")
+        await until(pilot, lambda: isinstance(app.screen, OffersScreen) and app.screen.answer is not None)
+        await pilot.press("j")
+        await until(pilot, lambda: "ours    rented 3 times, 1 of them no good" in screen_text(app))
+        assert "SSH never answered" in screen_text(app)

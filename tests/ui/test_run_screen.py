@@ -191,10 +191,20 @@ async def test_tabs_by_letter_and_by_tab(daemon: FakeDaemon, clock: Clock) -> No
         screen = app.screen
         assert isinstance(screen, RunScreen)
         seen = []
-        for key in ("t", "c", "p", "o", "tab", "shift+tab", "left_square_bracket"):
+        for key in ("t", "c", "b", "dollar_sign", "o", "tab", "shift+tab", "left_square_bracket", "p"):
             await pilot.press(key)
             seen.append(screen.tab)
-        assert seen == ["timeline", "custody", "spec", "overview", "metrics", "overview", "spec"]
+        assert seen == [
+            "timeline",
+            "custody",
+            "files",
+            "cost",
+            "overview",
+            "metrics",
+            "overview",
+            "cost",
+            "spec",
+        ]
         assert 'image = "pytorch/pytorch' in screen_text(app)
 
 

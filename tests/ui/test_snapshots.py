@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from unittest import mock
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Input
 from ui.conftest import Clock, ThreadedDaemon, screen_text, until
+from ui.scenario import NOW, small_fleet
 
+from gputui import boxes
 from gputui.app import GpuTui
 from gputui.screens.alarms import AlarmsScreen
 from gputui.screens.bulk import BulkDialog
 from gputui.screens.destroy import DestroyDialog
 from gputui.screens.help import HelpDialog
+from gputui.screens.holds import HoldsDialog
 from gputui.screens.money import MoneyScreen
 from gputui.screens.offers import OffersScreen
 from gputui.screens.run import RunScreen
@@ -59,9 +63,7 @@ async def destroy(pilot: Pilot[None]) -> None:
 async def offers(pilot: Pilot[None]) -> None:
     await runs(pilot)
     await pilot.press("2")
-    await until(
-        pilot, lambda: isinstance(pilot.app.screen, OffersScreen) and pilot.app.screen.answer is not None
-    )
+    await until(pilot, lambda: isinstance(pilot.app.screen, OffersScreen) and pilot.app.screen.beside.prices)
 
 
 async def metrics(pilot: Pilot[None]) -> None:
@@ -78,6 +80,32 @@ async def timeline(pilot: Pilot[None]) -> None:
 async def spec(pilot: Pilot[None]) -> None:
     await run(pilot)
     await pilot.press("p")
+
+
+async def files(pilot: Pilot[None]) -> None:
+    """The box answers with a list of its own."""
+    report = small_fleet().custody["r7k2m9qa"]
+    entries = [f"{row.size} {NOW - 400} {row.path}" for row in (*report.unsafe, *report.verified)]
+    entries += [f"2400000000 {NOW - 90} runs/miras-s/cache/tokens.bin", f"18200 {NOW - 5000} nohup.out"]
+    said = boxes.Said(b"\0gputui files\0" + b"".join(entry.encode() + b"\0" for entry in entries), 0)
+    await run(pilot)
+    with mock.patch.object(boxes, "execute", mock.AsyncMock(return_value=said)):
+        await pilot.press("b")
+        await until(pilot, lambda: "not promised" in screen_text(app_of(pilot)))
+
+
+async def cost(pilot: Pilot[None]) -> None:
+    await run(pilot)
+    await pilot.press("dollar_sign")
+    await until(pilot, lambda: "so far" in screen_text(app_of(pilot)))
+
+
+async def holds(pilot: Pilot[None]) -> None:
+    await runs(pilot)
+    await pilot.press("H")
+    await until(
+        pilot, lambda: isinstance(pilot.app.screen, HoldsDialog) and isinstance(pilot.app.focused, Choice)
+    )
 
 
 async def log(pilot: Pilot[None]) -> None:
@@ -100,7 +128,9 @@ async def alarms(pilot: Pilot[None]) -> None:
 async def money(pilot: Pilot[None]) -> None:
     await runs(pilot)
     await pilot.press("4")
-    await until(pilot, lambda: isinstance(pilot.app.screen, MoneyScreen))
+    await until(
+        pilot, lambda: isinstance(pilot.app.screen, MoneyScreen) and pilot.app.screen.costs is not None
+    )
 
 
 async def launch(pilot: Pilot[None]) -> None:
@@ -139,7 +169,10 @@ SCENES = (
     metrics,
     timeline,
     custody,
+    files,
     spec,
+    cost,
+    holds,
     log,
     destroy,
     bulk,

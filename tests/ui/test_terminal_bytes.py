@@ -145,6 +145,8 @@ def walk(path: Path) -> bytes:
     terminal.type(b"\r", b"overview", again=True)
     terminal.type(b"t", b"WHAT")
     terminal.type(b"c", b"FILE")
+    terminal.type(b"b", b"under custody")
+    terminal.type(b"$", b"r asks again")
     terminal.type(b"p", b"ssh")
     terminal.type(b"o", b"end of the log")
     terminal.type(b"/", b"regular expression")
@@ -153,7 +155,9 @@ def walk(path: Path) -> bytes:
     terminal.type(b"\x1b", b"AT RISK")
     terminal.type(b"2", b"offer")
     terminal.type(b"?", b"On this screen")
-    terminal.type(b"\x1b", b"offer")
+    terminal.type(
+        b"\x1b", b"RELIABLE"
+    )  # not a word that each second writes: `esc :` at once would be alt+colon
     terminal.type(b":", b"Search for commands")
     terminal.type(b"\x1b", b"RELIABLE")
     assert terminal.close() == 0

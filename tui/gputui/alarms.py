@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,6 +23,12 @@ class Alarm:
     run: str | None = None
     todo: str = ""
     """What to do about it, in plain words."""
+
+    @property
+    def label(self) -> str | None:
+        """The machine's label, when a person may answer for this alarm (`gputui resolve LABEL`)."""
+        found = re.search(r"`gputui resolve ([\w.-]+) ", self.text)
+        return found[1] if found else None
 
 
 def alarms_of(fleet: wire.Runs) -> list[Alarm]:

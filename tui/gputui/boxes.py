@@ -35,8 +35,8 @@ class Said:
     status: int | None
 
 
-async def execute(argv: list[str], command: str, *, patience: float = PATIENCE) -> Said:
-    """Run `command` with the box's own shell."""
+async def execute(argv: list[str], command: str, *, patience: float = PATIENCE, keep: int = OUTPUT) -> Said:
+    """Run `command` with the box's own shell; the newest `keep` bytes of what it prints are kept."""
     process = await asyncio.create_subprocess_exec(
         *argv[:1], "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *argv[1:], "--", command,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -47,7 +47,7 @@ async def execute(argv: list[str], command: str, *, patience: float = PATIENCE) 
         async with asyncio.timeout(patience):
             while data := await process.stdout.read(1 << 16):
                 kept += data
-                del kept[:-OUTPUT]
+                del kept[:-keep]
             return Said(bytes(kept), await process.wait())
     except TimeoutError:
         return Said(bytes(kept), None)

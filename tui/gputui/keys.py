@@ -24,6 +24,7 @@ PLACES = (
     ("Everywhere", GpuTui.BINDINGS),
     ("Runs", Place.BINDINGS),
     ("Offers", OffersScreen.BINDINGS),
+    ("Alarms", AlarmsScreen.BINDINGS),
     ("One run", RunScreen.BINDINGS),
     ("Tables", VTable.BINDINGS),
     ("Log", [*LogView.BINDINGS, *LogPane.BINDINGS]),
@@ -38,6 +39,13 @@ _NAMES = {
     "down": "↓",
     "left": "←",
     "right": "→",
+    "dollar_sign": "$",
+    "exclamation_mark": "!",
+    "ampersand": "&",
+    "asterisk": "*",
+    "plus": "+",
+    "equals_sign": "=",
+    "minus": "-",
     **KeyBar.NAMES,
 }
 

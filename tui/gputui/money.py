@@ -22,16 +22,29 @@ class RunCost:
     """Since its first machine could cost something."""
     per_hour: int | None
     """What an hour has cost on average."""
+    row: wire.CostRow | None = None
+    """The daemon's own figures, part by part, once they have been asked for."""
+
+    @property
+    def total(self) -> int:
+        """What it has cost."""
+        return self.row.total if self.row is not None else self.run.cost
+
+    @property
+    def budget(self) -> float | None:
+        """Share of its `max_cost` that is spent, None without one."""
+        return self.row.total / self.row.ceiling if self.row is not None and self.row.ceiling else None
 
 
-def bill(run: wire.RunRow, now: float) -> RunCost:
-    """A run's bill at Unix time `now`."""
+def bill(run: wire.RunRow, now: float, row: wire.CostRow | None = None) -> RunCost:
+    """A run's bill at Unix time `now`; `row` is what the daemon says of it."""
     begin = run.started_at or run.created_at
     seconds = max(0.0, (run.ended_at or now) - run.created_at)
     paid = max(0.0, (run.ended_at or now) - begin)
     rented = run.instance_id is not None and run.state not in say.ENDED
-    average = round(run.cost / paid * 3600) if paid >= 60 and run.cost else None
-    return RunCost(run, run.price if rented else 0, seconds, average)
+    cost = row.total if row is not None else run.cost
+    average = round(cost / paid * 3600) if paid >= 60 and cost else None
+    return RunCost(run, run.price if rented else 0, seconds, average, row)
 
 
 def by_day(runs: Sequence[wire.RunRow], now: float, days: int) -> list[int]:

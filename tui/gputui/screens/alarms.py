@@ -9,6 +9,8 @@ from textual.binding import Binding, BindingType
 
 from gputui.alarms import Alarm, alarms_of
 from gputui.fleet import Fleet
+from gputui.guard import run_guarded
+from gputui.screens.ask import Prompt
 from gputui.screens.place import Place
 from gputui.table import Cell, Column, TableModel
 from gputui.widgets.lines import Line, Lines, wrap
@@ -41,7 +43,12 @@ class AlarmsScreen(Place):
 
     PLACE = "alarms"
     CSS_PATH = "alarms.tcss"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "open", "Open run", id="open-alarm")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "Open run", id="open-alarm"),
+        Binding(
+            "a", "answer", "Answer", id="answer", tooltip="You looked at the machine: say what you found"
+        ),
+    ]
 
     def body(self) -> ComposeResult:
         """The table and, under it, the alarm under the cursor in full."""
@@ -76,7 +83,33 @@ class AlarmsScreen(Place):
             and action in {"open", "destroy", "why", "undo", "pin"}
         ):
             return "this alarm is not about a run"
+        if action == "answer":
+            alarm = self.table.current
+            if alarm is None or alarm.label is None:
+                return "this alarm goes by itself when its cause is gone"
+            return None
         return super().why_not(action)
+
+    def action_answer(self) -> None:
+        """Answer for an alarm about a machine that only a person can look for."""
+        alarm = self.table.current
+        if self.refuse("answer") or alarm is None or (label := alarm.label) is None:
+            return
+
+        async def send(reason: str) -> None:
+            order = wire.Resolve(label=label, reason=reason, by=self.tui.person)
+            await self.tui.link.call("alarm.resolve", order, wire.Empty)
+            self.notify(f"{label} is answered for.", title="Alarm")
+
+        def chosen(reason: str | None) -> None:
+            if reason:
+                run_guarded(self, send(reason), what="Answer", group="answer")
+
+        text = "What did you find in the provider's console? It ends the alarm and stays in the ledger with your name."
+        self.app.push_screen(
+            Prompt(f"Answer for {label}", text, check=lambda said: None if said else "say what you found"),
+            chosen,
+        )
 
     def cursor_moved(self) -> None:
         """All of its text."""

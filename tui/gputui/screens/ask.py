@@ -12,7 +12,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Input
 
 from gputui.screens.dialog import Dialog
-from gputui.widgets.lines import Line, Lines, wrap
+from gputui.widgets.lines import Line, Lines, Para, Paragraphs, wrap
 
 _WIDTH = 70
 
@@ -59,14 +59,14 @@ class Reading(Dialog[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "close", "Close")]
 
-    def __init__(self, title: str, lines: Sequence[Line]) -> None:
+    def __init__(self, title: str, lines: Sequence[Line | Para]) -> None:
         super().__init__()
         self._title, self._lines = title, lines
 
     def compose(self) -> ComposeResult:
         """All of it."""
         with Vertical(classes="dialog"), VerticalScroll(classes="body"):
-            yield Lines([[(self._title, "title")], [], *self._lines, [], [("esc closes", "dim")]])
+            yield Paragraphs([[(self._title, "title")], [], *self._lines, [], [("esc closes", "dim")]])
 
     def action_close(self) -> None:
         """Back."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from gpuproviders.listing import FIELDS, text_of, worth
+from gputui import myrun, spark
 from gputui import wording as say
+from gputui.fleet import Fleet
 from gputui.guard import run_guarded
 from gputui.screens.place import Place
 from gputui.table import Cell, Column, Piece, TableModel
-from gputui.widgets.lines import Lines
+from gputui.widgets.lines import Line, Lines
 from gputui.widgets.vtable import VTable
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
@@ -21,6 +24,8 @@ from gpuwatch.client.errors import CallFailed
 LIMIT = 20_000
 """Offers asked for at once."""
 _TIMEOUT = 120.0
+_DAYS = 14
+"""How far back prices are shown."""
 
 
 def _key(row: wire.OfferRow) -> str:
@@ -34,6 +39,45 @@ def _kind(row: wire.OfferRow) -> Cell:
 def _trust(row: wire.OfferRow) -> Cell:
     text = say.percent(row.reliability)
     return (f"△ {text}", "warn") if not row.verified else (text, "" if row.reliability is not None else "dim")
+
+
+class Beside:
+    """What the table shows beside the offers themselves: what prices were, and what a run of ours would cost."""
+
+    def __init__(self) -> None:
+        self.prices: dict[tuple[str, str, int], list[int]] = {}
+        """Cheapest price of a kind each time somebody looked, oldest first, micro-dollars per hour."""
+        self.mine: myrun.Mine | None = None
+        self.tflops: float | None = None
+        """Peak of the GPUs that `mine` is on."""
+
+    def series(self, offer: wire.OfferRow) -> list[int]:
+        """What was asked for this kind of machine before."""
+        return self.prices.get((offer.provider, offer.gpu, offer.gpu_count), [])
+
+    def estimate(self, offer: wire.OfferRow) -> myrun.Estimate | None:
+        """What our run would cost on it."""
+        return None if self.mine is None else myrun.estimate(self.mine, offer, self.tflops)
+
+    def columns(self) -> Sequence[Column[wire.OfferRow]]:
+        """Theirs, for the table."""
+
+        def cost(offer: wire.OfferRow) -> Cell:
+            found = self.estimate(offer)
+            if found is None:
+                return (say.UNKNOWN, "dim")
+            return (("" if found.measured else "≈") + say.money(found.cost), "")
+
+        def cost_of(offer: wire.OfferRow) -> int | None:
+            found = self.estimate(offer)
+            return None if found is None else found.cost
+
+        return (
+            Column("mine", "MY RUN", 8, cost, cost_of, right=True, wide=118),
+            Column(
+                "trend", "14 DAYS", 10, lambda o: (spark.sparkline(self.series(o), 10), "accent"), wide=170
+            ),
+        )
 
 
 COLUMNS: Sequence[Column[wire.OfferRow]] = (
@@ -59,9 +103,15 @@ COLUMNS: Sequence[Column[wire.OfferRow]] = (
 )  # fmt: skip
 
 
-def model() -> TableModel[wire.OfferRow]:
+def model(beside: Beside | None = None) -> TableModel[wire.OfferRow]:
     """Offers as a table."""
-    return TableModel(columns=COLUMNS, key=_key, text=text_of, fields={one.name: one for one in FIELDS})
+    more = (beside or Beside()).columns()
+    return TableModel(
+        columns=(*COLUMNS[:4], *more, *COLUMNS[4:]),
+        key=_key,
+        text=text_of,
+        fields={one.name: one for one in FIELDS},
+    )
 
 
 class OffersScreen(Place):
@@ -76,6 +126,14 @@ class OffersScreen(Place):
         Binding(
             "v", "unverified", "Unverified", id="unverified", tooltip="Also hosts the vendor has not verified"
         ),
+        Binding(
+            "M",
+            "my_run",
+            "My run",
+            show=False,
+            id="my-run",
+            tooltip="What another of your runs would cost here",
+        ),
         Binding("d,w,u,x,y,f,P,exclamation_mark", "no_run", show=False),
     ]
 
@@ -84,11 +142,12 @@ class OffersScreen(Place):
         self.question = wire.OffersQuery(limit=LIMIT)
         self.answer: wire.Offers | None = None
         self.asked_at = 0.0
+        self.beside = Beside()
 
     def body(self) -> ComposeResult:
         """What was asked, the table, the offer under the cursor."""
         yield Lines(id="asked")
-        yield VTable(model(), id="offers")
+        yield VTable(model(self.beside), id="offers")
         yield Lines(id="offer", classes="panel")
 
     @property
@@ -115,10 +174,55 @@ class OffersScreen(Place):
             empty = "No offer fits. v also shows unverified hosts, i switches to spot."
             self.table.empty = [empty, *answer.problems]
             self.table.load(answer.offers)
+            self._take_run()
             self.cursor_moved()
             self.tick()
+            with suppress(CallFailed):  # a recording knows no prices
+                await self._ask_prices()
 
         run_guarded(self, ask(), what="Offers", group="offers")
+
+    async def _ask_prices(self) -> None:
+        """What prices were when offers were listed before; no vendor is asked."""
+        question = wire.PricesQuery(days=_DAYS, spot=self.question.spot)
+        found = await self.tui.link.call("offers.history", question, wire.Prices)
+        self.beside.prices = {
+            (one.provider, one.gpu, one.gpu_count): [price for _, price, _ in one.points]
+            for one in found.series
+        }
+        self.table.redraw()
+        self.cursor_moved()
+
+    # --- a run of ours ---------------------------------------------------------------------------
+
+    def fleet_changed(self, fleet: Fleet) -> None:
+        """A run may have shown its pace."""
+        if self.beside.mine is None and self.answer is not None:
+            self._take_run()
+
+    def _mine(self) -> list[myrun.Mine]:
+        fleet = self.tui.fleet
+        return [] if fleet.runs is None else myrun.candidates(fleet.runs.runs, fleet.runs.now)
+
+    def _take_run(self, which: int = 0) -> None:
+        found, beside = self._mine(), self.beside
+        beside.mine = found[which % len(found)] if found else None
+        offers = self.answer.offers if self.answer is not None else []
+        beside.tflops = myrun.peak(beside.mine, offers) if beside.mine is not None else None
+        if self.table.model.sorted_by == "mine":
+            self.table.sort("mine", reverse=self.table.model.reverse)
+        self.table.redraw()
+
+    def action_my_run(self) -> None:
+        """Another run to compare with."""
+        if self.refuse("my_run"):
+            return
+        found, now = self._mine(), self.beside.mine
+        at = next((i for i, one in enumerate(found) if now is not None and one.run == now.run), -1)
+        self._take_run(at + 1)
+        self.cursor_moved()
+        if self.beside.mine is not None:
+            self.notify(f"MY RUN is {self.beside.mine.name} now.", timeout=3)
 
     def tick(self) -> None:
         """How old the answer is."""
@@ -155,6 +259,8 @@ class OffersScreen(Place):
         """Actions here are about the offer under the cursor."""
         if action == "open":
             return None if self.table.current is not None else "there is no offer here"
+        if action == "my_run" and not self._mine():
+            return "no run has shown its pace yet: it needs its number of steps and a minute of work"
         return super().why_not(action)
 
     def action_open(self) -> None:
@@ -186,11 +292,56 @@ class OffersScreen(Place):
             else say.duration(offer.ends_at - self.tui.fleet.wall(self.tui.clock()))
         )
         carry = say.UNKNOWN if offer.transfer_price is None else f"{say.money(offer.transfer_price)}/GB"
+        more = [*self._experience(offer), *self._compare(offer)]
         panel.set_lines(
             [
                 [(say.gpus(offer.gpu, offer.gpu_count), "bold"), (f"  {say.rate(offer.price)}", "good"),
                  (f"  {offer.provider} {offer.offer_id}{machine}", "dim")],
                 [("stopped ", "dim"), (say.rate(offer.disk_price), ""), ("   bringing home ", "dim"), (carry, ""),
                  ("   available for ", "dim"), (ends, ""), (f"   {checked} {where}", "dim")],
+                *more,
             ]
         )  # fmt: skip
+
+    def _experience(self, offer: wire.OfferRow) -> list[Line]:
+        """What we have seen of this machine ourselves."""
+        seen = offer.seen
+        if seen is None:
+            return []
+        times = "once" if seen.tries == 1 else f"{seen.tries} times"
+        line: list[Piece] = [("ours    ", "dim"), (f"rented {times}", "")]
+        if seen.duds:
+            line.append((f", {seen.duds} of them no good", "warn"))
+        if seen.boot_seconds is not None:
+            line.append((f"   up in {say.duration(seen.boot_seconds)}", "dim"))
+        if seen.download is not None:
+            line.append((f"   brings home {say.speed(seen.download)}", "dim"))
+        if seen.avoided_until is not None:
+            line.append((f"   △ avoided by {seen.avoided_by or 'experience'}", "warn"))
+        if seen.trouble:
+            line.append((f"   {seen.trouble}", "dim"))
+        return [line]
+
+    def _compare(self, offer: wire.OfferRow) -> list[Line]:
+        """What prices were, and what our run would cost here."""
+        lines: list[Line] = []
+        if len(series := self.beside.series(offer)) > 1:
+            ends = f"  {say.rate(min(series))} … {say.rate(max(series))}"
+            lines.append(
+                [
+                    (f"{_DAYS} days ", "dim"),
+                    (spark.sparkline(series, min(32, len(series))), "accent"),
+                    (ends, "dim"),
+                ]
+            )
+        mine = self.beside.mine
+        if mine is None:
+            return lines
+        found = self.beside.estimate(offer)
+        if found is None:
+            lines.append([("my run  ", "dim"), (f"{mine.name}: not known on this GPU", "dim")])
+        else:
+            about = "" if found.measured else "≈ "
+            whole = f"all of {mine.name} {about}{say.money(found.cost)} in {say.duration(found.seconds)}"
+            lines.append([("my run  ", "dim"), (whole, "bold"), (f"  {found.how}   M another run", "dim")])
+        return lines

@@ -40,6 +40,14 @@ class Place(Screen[None]):
             id="pin",
             tooltip="Keep this machine until P again; it costs meanwhile",
         ),
+        Binding(
+            "H",
+            "holds",
+            "Holds",
+            show=False,
+            id="holds",
+            tooltip="What keeps the machine; release or place one",
+        ),
         Binding("x", "shell", "SSH", show=False, id="shell", tooltip="A shell on the box; the app waits"),
         Binding("y", "copy_ssh", "Copy SSH command", show=False, id="copy-ssh"),
         Binding(
@@ -127,7 +135,7 @@ class Place(Screen[None]):
             return why_no_undo(run)
         if action in {"shell", "copy_ssh", "forward", "command"}:
             return why_no_box(run)
-        if action == "pin" and why_no_destroy(run) is not None:
+        if action in {"pin", "holds"} and why_no_destroy(run) is not None:
             return why_no_destroy(run)
         if action in {"why", "open"} and run is None:
             return "there is no run here"
@@ -238,6 +246,15 @@ class Place(Screen[None]):
                 self.notify(f"{run.name} stays, and costs, until P again.", title="Pinned")
 
         run_guarded(self, toggle(), what="Pin", group="pin")
+
+    def action_holds(self) -> None:
+        """What keeps the run's machine."""
+        run = self.current_run()
+        if self.refuse("holds") or run is None:
+            return
+        from gputui.screens.holds import HoldsDialog
+
+        self.app.push_screen(HoldsDialog(run))
 
     def action_evacuate(self) -> None:
         """End everything, with nothing lost."""

@@ -13,22 +13,26 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
 from textual.widgets import ContentSwitcher
 
+from gputui import ansi, boxes, boxfiles, receipts
 from gputui import wording as say
 from gputui.clean import clean_lines
-from gputui.fleet import Fleet, telemetry_age
+from gputui.fleet import Fleet, telemetry_age, why_no_box
 from gputui.guard import run_guarded
+from gputui.screens import run_asked
+from gputui.screens.ask import Reading
 from gputui.screens.place import Place
 from gputui.screens.run_log import LogPane
 from gputui.screens.run_parts import TABS, Meters, State, Tabs, artifacts, spec_line, timeline
 from gputui.widgets.bars import KeyBar
 from gputui.widgets.chart import Charts, curve, curves_of, interest
-from gputui.widgets.lines import Line, Lines
+from gputui.widgets.lines import Line, Lines, Para, Paragraphs
 from gputui.widgets.logview import LogView
 from gputui.widgets.vtable import VTable
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 
 _SAMPLES = 2_000
+_PANES = {"files": "files-tab"}
 _HISTORY = 5.0
 """Seconds between two looks at the telemetry while its charts are open."""
 
@@ -50,6 +54,15 @@ class RunScreen(Place):
         Binding("tab,right_square_bracket", "next_tab(1)", "Next tab", show=False),
         Binding("shift+tab,left_square_bracket", "next_tab(-1)", "Previous tab", show=False),
         Binding("z", "zoom", "Zoom log", id="zoom"),
+        Binding("r", "refresh", "Refresh", show=False, id="refresh-run"),
+        Binding(
+            "V",
+            "receipts",
+            "Receipts",
+            show=False,
+            id="receipts",
+            tooltip="The proofs in the vault, and how to check them",
+        ),
         Binding("escape", "back", "Back", id="back"),
     ]
 
@@ -75,8 +88,13 @@ class RunScreen(Place):
             with Container(id="custody"):
                 yield Lines([[]], id="proof")
                 yield VTable(artifacts(), id="files", empty=["No file is promised or known yet."], top=True)
+            with Container(id="files-tab"):
+                yield Paragraphs(id="listing")
+                yield VTable(run_asked.files(), id="box-files")
             with VerticalScroll(id="spec"):
                 yield Lines([[]], id="text")
+            with VerticalScroll(id="cost"):
+                yield run_asked.Bill(id="bill")
 
     @property
     def log_view(self) -> LogView:
@@ -237,11 +255,11 @@ class RunScreen(Place):
     @property
     def tab(self) -> str:
         """The tab that is open."""
-        return self.query_one(ContentSwitcher).current or "overview"
+        return self.query_one(Tabs).current
 
     def action_tab(self, name: str) -> None:
         """Open a tab."""
-        self.query_one(ContentSwitcher).current = name
+        self.query_one(ContentSwitcher).current = _PANES.get(name, name)
         tabs = self.query_one(Tabs)
         tabs.current = name
         tabs.changed()
@@ -250,11 +268,15 @@ class RunScreen(Place):
             "metrics": "#charts",
             "timeline": "#timeline",
             "custody": "#files",
+            "files": "#box-files",
             "spec": "#spec",
+            "cost": "#cost",
         }
         self.query_one(targets[name]).focus()
         if name == "metrics":
             self._ask_history()
+        elif name in {"files", "cost"}:
+            self.action_refresh()
         self.query_one(KeyBar).changed()
 
     def action_next_tab(self, by: int) -> None:
@@ -267,6 +289,79 @@ class RunScreen(Place):
         if not self.refuse("zoom"):
             self.toggle_class("-zoom")
 
+    def action_refresh(self) -> None:
+        """Ask again for what the open tab shows."""
+        ask = {"files": self._ask_files, "cost": self._ask_cost}.get(self.tab, self._reload)
+        run_guarded(self, ask(), what="Run", group="detail" if ask == self._reload else self.tab)
+
+    async def _ask_files(self) -> None:
+        """List the run's folder on the box over SSH; custody says what of it is promised."""
+        said, table, run = (
+            self.query_one("#listing", Paragraphs),
+            self.query_one("#box-files", VTable),
+            self.current_run(),
+        )
+        reason = why_no_box(run)
+        detail = await self._load() if reason is None else None
+        folder = boxfiles.folder_of(detail) if detail is not None else None
+        if detail is None or folder is None or not detail.ssh:
+            text = reason or "the machine is not ready yet"
+            said.set_paras(
+                [Para(f"{text[0].upper()}{text[1:]}. What was brought home is under custody (c).", "dim")]
+            )
+            table.load([])
+            return
+        said.set_paras([[(f"asking the box for {folder} …", "busy")]])
+        answer = await boxes.execute(detail.ssh, boxfiles.command(folder), keep=boxfiles.MOST + 4096)
+        found = boxfiles.read(answer.output, boxfiles.states(detail.custody))
+        if found is None:
+            last = ansi.strip(answer.output[-400:].decode("utf-8", "replace")).strip().splitlines()[-1:]
+            said.set_paras(
+                [
+                    Para(
+                        f"✗ the box did not list its files: {last[0] if last else 'it said nothing'} (r asks again)",
+                        "bad",
+                        "  ",
+                    )
+                ]
+            )
+            return
+        said.set_paras(run_asked.listing_said(found))
+        table.empty = ["The run's folder is empty."]
+        table.load(found.files)
+
+    async def _ask_cost(self) -> None:
+        bill = self.query_one(run_asked.Bill)
+        try:
+            report = await self.tui.link.call("cost", wire.CostQuery(run=self.ident), wire.CostReport)
+        except CallFailed as error:
+            bill.show(self.current_run(), None, f"✗ {error} (r asks again)")
+            return
+        row = next((one for one in report.runs if one.run == self.ident), None)
+        bill.show(
+            self.current_run(),
+            row,
+            "" if row is not None else "the daemon keeps no costs of this run any more",
+        )
+
+    def action_receipts(self) -> None:
+        """The proofs of this run that lie in the vault."""
+        path = self.detail.log_path if self.detail is not None else None
+        if path is None:
+            self.notify("The vault is not on this machine.", severity="warning", timeout=4)
+            return
+
+        async def show() -> None:
+            found = await asyncio.to_thread(receipts.of_run, path)
+            run = self.current_run()
+            self.app.push_screen(
+                Reading(
+                    f"Receipts of {run.name if run is not None else self.ident}", receipts.told(found, path)
+                )
+            )
+
+        run_guarded(self, show(), what="Receipts", group="receipts")
+
     def action_ignore(self) -> None:
         """Keys of lists that mean nothing here."""
 
@@ -275,11 +370,12 @@ class RunScreen(Place):
         return {
             "timeline": self.query_one("#timeline", VTable),
             "custody": self.query_one("#files", VTable),
+            "files": self.query_one("#box-files", VTable),
         }.get(self.tab)
 
     async def action_filter(self) -> None:
         """Search the log, or filter the table of the tab."""
-        if self.tab in {"timeline", "custody"}:
+        if self.tab in {"timeline", "custody", "files"}:
             await super().action_filter()
             return
         if self.tab != "overview":

@@ -12,7 +12,19 @@ from gputui.table import Column, TableModel
 from gputui.widgets.lines import Line, Lines
 from gpuwatch.client import wire
 
-TABS = (("overview", "o"), ("metrics", "m"), ("timeline", "t"), ("custody", "c"), ("spec", "p"))
+TABS = (
+    ("overview", "o"),
+    ("metrics", "m"),
+    ("timeline", "t"),
+    ("custody", "c"),
+    ("files", "b"),
+    ("spec", "p"),
+    ("cost", "dollar_sign"),
+)
+
+
+KEYS = {"dollar_sign": "$"}
+"""How keys are written that have a name of their own."""
 
 
 class State(Lines):
@@ -99,7 +111,7 @@ class Tabs(Lines):
         line: Line = []
         for name, key in TABS:
             here = name == self.current
-            line = [*line, (f"{key} ", "key"), (name, "title" if here else "dim"), ("    ", "")]
+            line = [*line, (f"{KEYS.get(key, key)} ", "key"), (name, "title" if here else "dim"), ("   ", "")]
         return [line]
 
 

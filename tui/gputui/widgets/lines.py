@@ -102,7 +102,15 @@ class Para:
 class Paragraphs(Lines):
     """Lines as they are, and paragraphs wrapped."""
 
-    _paras: Sequence[Line | Para] = ()
+    def __init__(
+        self,
+        paras: Sequence[Line | Para] = (),
+        *,
+        id: str | None = None,  # noqa: A002
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(id=id, classes=classes)
+        self._paras = paras
 
     def set_paras(self, paras: Sequence[Line | Para]) -> None:
         """Show these."""
