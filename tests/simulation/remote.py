@@ -22,18 +22,21 @@ class Remotes:
 
     def __init__(self, faults: Faults) -> None:
         self.files: dict[str, bytes] = {}
+        self.torn: set[str] = set()
+        """What rclone itself knows to be broken on the way: it writes over that."""
         self._faults = faults
 
     async def make(self, _private: Path) -> SimulatedRclone:
         """In the place of `make_rclone`."""
-        return SimulatedRclone(self.files, self._faults)
+        return SimulatedRclone(self, self._faults)
 
 
 class SimulatedRclone:
     """The three things that the daemon asks of rclone."""
 
-    def __init__(self, files: dict[str, bytes], faults: Faults) -> None:
-        self._files = files
+    def __init__(self, remotes: Remotes, faults: Faults) -> None:
+        self._files = remotes.files
+        self._torn = remotes.torn
         self._faults = faults
 
     async def _begin(self, name: str) -> Kind | None:
@@ -69,8 +72,9 @@ class SimulatedRclone:
             if kind is Kind.WRONG and content:
                 content = bytes([content[0] ^ 1]) + content[1:]
             target = f"{destination.rstrip('/')}/{name}"
-            if not replace and self._files.get(target, content) != content:
+            if not replace and target not in self._torn and self._files.get(target, content) != content:
                 raise MirrorFault(Trouble.CHANGED, f"immutable file modified: {name}")
+            (self._torn.add if kind is Kind.WRONG else self._torn.discard)(target)
             self._files[target] = content
         await self._faults.done(kind)
         if kind is Kind.ERROR_AFTER:
@@ -81,8 +85,6 @@ class SimulatedRclone:
         kind = await self._begin("check")
         for name in names:
             if self._files.get(f"{destination.rstrip('/')}/{name}") != (source / name).read_bytes():
-                # what broke on the way is copied again only when it may be replaced
-                self._files.pop(f"{destination.rstrip('/')}/{name}", None)
                 raise MirrorFault(Trouble.UNPROVED, f"{name} is not equal there")
         await self._faults.done(kind)
         if kind in (Kind.ERROR_AFTER, Kind.PARTIAL, Kind.WRONG):

@@ -183,10 +183,23 @@ class Mirrors:
         def progress(now: Progress) -> None:
             standing.progress = now
 
+        again = standing.ours.issuperset(names)
         await rclone.copy(
-            source, destination, names, replace=batch.replaces, limit=spec.mirror.bandwidth, progress=progress
+            source,
+            destination,
+            names,
+            replace=batch.replaces or again,
+            limit=spec.mirror.bandwidth,
+            progress=progress,
         )
-        how = await rclone.verify(source, destination, names, read_back=spec.mirror.read_back)
+        try:
+            how = await rclone.verify(source, destination, names, read_back=spec.mirror.read_back)
+        except MirrorFault as error:
+            if error.trouble is Trouble.UNPROVED:
+                # the copy above wrote them, or found them equal by their hashes: no stranger's file is among them
+                standing.ours.update(names)
+            raise
+        standing.ours.difference_update(names)
         standing.stands = proof.with_files(standing.stands, batch.files, how, ctx.now())
         await asyncio.to_thread(proof.save, ctx.vault, standing.run, standing.remote, standing.stands)
         log.info(

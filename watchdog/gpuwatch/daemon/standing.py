@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gpuwatch.clean import clean
 from gpuwatch.client import wire
@@ -35,6 +35,8 @@ class Standing:
     """Unix seconds since which something was not verified there."""
     problem: str | None = None
     progress: Progress | None = None
+    ours: set[str] = field(default_factory=set)
+    """Names that we put there ourselves and that turned out not to be equal: these may be written over."""
     pointed: tuple[int, str] | None = None
     """(step, name) that the remote's pointer names, as far as we wrote it since the start."""
 
