@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -118,6 +119,12 @@ class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: str | None = None
 
 
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[metrics]`: `port` serves Prometheus text on 127.0.0.1, at /metrics."""
+
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -128,6 +135,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget: Ceilings = Ceilings()
     notify: Notify = Notify()
     transfer: Transfer = Transfer()
+    metrics: Metrics = Metrics()
 
     @property
     def transfer_rate(self) -> int | None:

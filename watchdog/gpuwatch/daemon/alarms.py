@@ -11,6 +11,7 @@ from gpuwatch.daemon import standing as mirrors
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.live import Live
 from gpuwatch.daemon.reconciling import Reconciler
+from gpuwatch.idle.timers import Act
 from gpuwatch.lifecycle.reconcile import alarm_of
 from gpuwatch.lifecycle.run import FINAL
 
@@ -30,10 +31,20 @@ def standing(
     found = [clean(text, 600) for text in _alarms(ctx, reconcilers, undriven)]
     watched = {i: live for i, live in lives.items() if (r := ctx.ledger.runs.get(i)) and r.state not in FINAL}
     found += telemetry.alarm_lines(watched)
+    found += idle_warnings(watched)
     found += accounting.alarms(ctx, lives, ctx.now(), asyncio.get_running_loop().time())
     if len(found) > MOST:
         found[MOST:] = [f"{len(found) - MOST} more alarms"]
     return found
+
+
+def idle_warnings(lives: Mapping[str, Live]) -> Iterator[str]:
+    """Machines whose idle timer acts soon, or would if it were let: said before it does."""
+    for run_id, live in sorted(lives.items()):
+        due = live.idle
+        if due is not None and due.act in (Act.WARN, Act.NOTIFY):
+            what = "is idle" if due.act is Act.NOTIFY else "is"
+            yield f"{run_id} {what} {clean(due.text, 300)}; `gputui hold {run_id}` keeps the machine"
 
 
 def _alarms(

@@ -19,7 +19,7 @@ from gpuwatch.box.hostkeys import HostKeys, own_key
 from gpuwatch.box.pace import Pace
 from gpuwatch.clean import clean
 from gpuwatch.config import Config, ConfigError, SshSettings, vault_folder
-from gpuwatch.daemon import telling
+from gpuwatch.daemon import metrics, standing, telling
 from gpuwatch.daemon.actor import Actor
 from gpuwatch.daemon.clock import SteadyClock, boot_of_this_computer, resume
 from gpuwatch.daemon.context import Context
@@ -87,6 +87,7 @@ class Daemon:
                     children.start_scrub()
                     children.start_mirrors()
                     children.start_telling()
+                    children.start_metrics()
                     log.info("ready", socket=str(self.paths.socket), pid=os.getpid(), runs=len(ledger.runs))
                     notify("READY=1\nSTATUS=watching")
                     await stop.wait()
@@ -145,6 +146,13 @@ class Children:
         targets = telling.urls(self._ctx.config.notify.urls)
         telling_task = telling.keep_telling(self.service.alarms, targets)
         self.own(self._tasks.create_task(telling_task, name="telling"))
+
+    def start_metrics(self) -> None:
+        """Serve Prometheus text, if the settings name a port."""
+        port = self._ctx.config.metrics.port
+        if port is not None:
+            page = lambda: metrics.text(self.service.snapshot(), standing.rows(self._ctx, None))  # noqa: E731
+            self.own(self._tasks.create_task(metrics.serve_metrics(page, port), name="metrics"))
 
     def start_mirrors(self) -> None:
         """Copy what is verified on to the remotes that specs name."""
