@@ -42,7 +42,7 @@ RATE = 0.02
 REMOTE = "s3:bucket/night"
 CHECKPOINT = 600.0
 """Seconds of training between two checkpoints."""
-SLACK = 2700.0
+SLACK = 3600.0
 """Seconds beyond its timers that a machine may wait for copies which fail every fiftieth time."""
 BREAKS = 3
 """How often a timer may begin anew: it counts silence that was seen, and at 2 % the stream of reports breaks off."""
