@@ -1,4 +1,5 @@
 # make demo          the whole story on simulated clouds: no account, no key, no cost (CLOUD=vast|runpod|both)
+# make examples      every field note's run, at toy size on simulated clouds (ONLY="miras-s own-script")
 # make test          the tests (what CI runs)      make test-all   plus the slow proofs
 # make check         ruff, mypy --strict, import arrows
 # make bench         numbers next to their targets   make bench-trainer   the trainer's
@@ -12,7 +13,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench bench-trainer simulate night mutants lock clean
+.PHONY: help install demo examples test test-all check format bench bench-trainer simulate night mutants lock clean
 
 help:
 	@grep '^# make' Makefile | cut -c3-
@@ -30,6 +31,9 @@ install: $(STAMP)
 # HEADLESS=1 (or no terminal) prints the timeline instead of opening the app.
 demo: $(STAMP)
 	@$(BIN)/gputui demo $(if $(HEADLESS),--headless) $(if $(CLOUD),--cloud $(CLOUD)) $(DEMO_ARGS)
+
+examples: $(STAMP)
+	@$(BIN)/python examples/run.py $(ONLY)
 
 # WORKERS=1 plays one test at a time.
 WORKERS ?= 3

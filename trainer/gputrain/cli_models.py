@@ -42,6 +42,7 @@ def add_commands(commands: Any) -> None:
     measure.add_argument("--limit", type=int, default=0, help="at most so many questions")
     measure.add_argument("--tokenizer", help="tokenizer.json of the run, if it is not in its directory")
     measure.add_argument("--json", action="store_true", help="for programs")
+    measure.add_argument("--out", type=Path, help="write the figures here too, as JSON")
     measure.set_defaults(run=_eval)
 
     sample = commands.add_parser("sample", help="text from a trained model")
@@ -149,6 +150,7 @@ def _eval(args: argparse.Namespace) -> int:
 
     from gputrain.data import Windows, open_data
     from gputrain.evaluate import bits_per_byte, held_out_loss
+    from gputrain.files import replace_file, to_json
     from gputrain.hellaswag import read_questions, score
     from gputrain.world import World
 
@@ -180,6 +182,8 @@ def _eval(args: argparse.Namespace) -> int:
             "hellaswag_acc_norm": result.acc_norm,
             "questions": result.questions,
         }
+    if args.out:
+        replace_file(args.out, to_json(found))
     print(
         json.dumps(found)
         if args.json

@@ -322,6 +322,49 @@ def busy(call: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
+def bench_dpo(scratch: Path, rounds: int) -> None:
+    """A DPO step with cached references against an SFT step of the same tokens."""
+    import json
+
+    from gputrain.tuning import Tuning
+
+    session = open_session(scratch / "base", model__vocab=257)
+    session.trainer.progress.step = 1
+    session.trainer._save("regular")
+    session.close()
+    words = english(200_000)
+    said = [words[900 * n : 900 * n + 160] for n in range(200)]
+    lines = {
+        "sft": [{"prompt": "Go on.", "completion": text} for text in said],
+        "dpo": [
+            {"prompt": "Go on.", "chosen": a, "rejected": b}
+            for a, b in zip(said[::2], said[1::2], strict=True)
+        ],
+    }
+    sessions = {}
+    for stage, batch in (("sft", 8), ("dpo", 4)):
+        data = scratch / f"{stage}.jsonl"
+        data.write_text("".join(json.dumps(line) + "\n" for line in lines[stage]))
+        values = {
+            **SHAPE, "tune.stage": stage, "tune.base": str(scratch / "base"), "data.path": (str(data),),
+            "tune.template": "chatml", "tune.max_tokens": 256, "train.batch_size": batch, "train.steps": 10_000,
+        }  # fmt: skip
+        run, stop = RunDir(scratch / stage), StopSignal()
+        heart = Heartbeat(run.path / "status.json", 60)
+        world = World(0, 1, 0, torch.device("cpu"))
+        task = Tuning(from_layers([Layer("bench", values)])[0], world)
+        sessions[stage] = Session(Trainer(task, run, heart, stop, world, "auto"), run, heart, stop)
+    times: dict[str, list[float]] = {"sft": [], "dpo": []}
+    for _ in range(rounds + 2):
+        for stage, one in sessions.items():
+            times[stage].append(busy(one.step))
+    for one in sessions.values():
+        one.close()
+    best = {stage: min(values[2:]) for stage, values in times.items()}
+    print(f"# processor time per step: SFT {best['sft'] * 1e3:.0f} ms, DPO {best['dpo'] * 1e3:.0f} ms")
+    row("DPO step with cached references, against SFT", best["dpo"] / best["sft"], 1.6, at_least=False)
+
+
 def bench_memory(rounds: int) -> None:
     """MONETA in chunks against the loop over tokens, forward and backward: batch 4, 512 tokens, width 64."""
     from gputrain.miras import Rule, scan
@@ -430,7 +473,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (default 9)")
     parser.add_argument(
         "--only",
-        choices=["throughput", "save", "head", "mhc", "moneta", "shard", "grow"],
+        choices=["throughput", "save", "head", "mhc", "moneta", "dpo", "shard", "grow"],
         help="one benchmark",
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
@@ -450,6 +493,8 @@ def main() -> int:
             bench_residual(Path(scratch), args.rounds)
         if args.only in (None, "moneta"):
             bench_memory(args.rounds)
+        if args.only in (None, "dpo"):
+            bench_dpo(Path(scratch), args.rounds)
         if args.only in (None, "shard"):
             bench_shard(Path(scratch))
         if args.only in (None, "grow"):

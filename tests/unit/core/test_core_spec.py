@@ -232,6 +232,29 @@ def test_a_train_table_makes_job_checkpoints_and_artifacts() -> None:
     assert "out/metrics.jsonl" in {a.path for a in spec.artifacts if a.required}
 
 
+def test_a_train_command_runs_gputrain_and_promises_what_the_spec_says() -> None:
+    text = (
+        'name = "t"\n[train]\ncommand = ["sft --base \'a b\' --out x", "eval x; rm -rf /"]\nsecrets = ["HF_TOKEN"]\n'
+        'env = { A = "1" }\n[checkpoints]\npath = "x/ckpt"\n'
+    )
+    spec = read_spec(text, file="f")
+    assert (
+        "python3 -m gputrain sft --base 'a b' --out x && python3 -m gputrain eval 'x;' rm -rf /"
+        in spec.job.command
+    )
+    assert (spec.job.env, spec.job.secrets) == ({"A": "1"}, ("HF_TOKEN",))
+    assert spec.artifacts == ()
+    assert spec.checkpoints is not None
+    assert spec.checkpoints.path == "x/ckpt"
+    with pytest.raises(SpecError, match="nothing that the run promises"):
+        read_spec('name = "t"\n[train]\ncommand = "sft"\n', file="f")
+    for line in ('"sft \'"', "[]", "[3]", '"  "'):
+        with pytest.raises(SpecError, match="a gputrain command"):
+            read_spec(f'name = "t"\nartifacts = "none"\n[train]\ncommand = {line}\n', file="f")
+    with pytest.raises(SpecError, match="the command says it all"):
+        read_spec('name = "t"\nartifacts = "none"\n[train]\ncommand = "sft"\nprofile = "1b"\n', file="f")
+
+
 # --- units ---------------------------------------------------------------------------------------
 
 

@@ -48,11 +48,15 @@ class Job(Struct, frozen=True, kw_only=True):
 class Train(Struct, frozen=True, kw_only=True):
     """A `gputrain` job: gputui ships the trainer and makes the command."""
 
-    profile: str
+    profile: str = ""
     data: str | None = None
     steps: int | None = None
     options: tuple[str, ...] = ()
     """Extra `key=value` settings, handed on as `--set`."""
+    commands: tuple[str, ...] = ()
+    """In place of a profile: `gputrain` command lines, run in turn; each goes on when it is started again."""
+    env: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
 
 
 class Checkpoints(Struct, frozen=True, kw_only=True):

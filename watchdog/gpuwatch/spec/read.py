@@ -188,10 +188,19 @@ exit $code"""
 
 def expand_train(
     train: model.Train, checkpoints: model.Checkpoints | None, artifacts: tuple[model.Artifact, ...]
-) -> tuple[model.Job, model.Checkpoints, tuple[model.Artifact, ...]]:
-    """The job, checkpoints and artifacts that `[train]` stands for (the run contract of design §5)."""
+) -> tuple[model.Job, model.Checkpoints | None, tuple[model.Artifact, ...]]:
+    """The job, checkpoints and artifacts that `[train]` stands for (the run contract of design §5).
+
+    Commands of one's own write where they say; what they promise is said in the spec.
+    """
     import shlex
 
+    if train.commands:
+        # A trap that does nothing: the shell between lets the command that runs save and end.
+        lines = [shlex.join(["python3", "-m", "gputrain", *shlex.split(c)]) for c in train.commands]
+        command = _AGAIN.replace("@TRAIN@", f"( trap : TERM INT; {' && '.join(lines)} )")
+        job = model.Job(command=command, env=train.env, secrets=train.secrets)
+        return job, checkpoints, artifacts
     words = ["python3", "-m", "gputrain", "train", "--profile", train.profile, "--out", TRAIN_OUT]
     if train.data is not None:
         words += ["--data", train.data]
@@ -208,7 +217,7 @@ def expand_train(
         )
     )  # fmt: skip
     return (
-        model.Job(command=command),
+        model.Job(command=command, env=train.env, secrets=train.secrets),
         checkpoints or model.Checkpoints(path=f"{TRAIN_OUT}/ckpt"),
         (*promised, *artifacts),
     )
@@ -276,13 +285,21 @@ def _job(table: _Table | None) -> model.Job | None:
 def _train(table: _Table | None) -> model.Train | None:
     if table is None:
         return None
-    if not table.has("profile"):
+    if not table.has("profile") and not table.has("command"):
         table.problem("profile", "nothing", 'a gputrain profile, e.g. profile = "150m"')
+    if table.has("command"):
+        for key in ("profile", "data", "steps", "set"):
+            if table.has(key):
+                table.problem(key, "beside train.command", "one of them: the command says it all")
+    no_env: dict[str, str] = {}
     train = model.Train(
         profile=table.take("profile", values.word, ""),
         data=table.take("data", values.relative, None),
         steps=table.take("steps", values.whole(1, 10**9), None),
         options=table.take("set", values.settings, ()),
+        commands=table.take("command", values.command_lines, ()),
+        env=table.take("env", values.environment, no_env),
+        secrets=table.take("secrets", values.names, ()),
     )
     table.finish()
     return train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -124,6 +125,24 @@ def command(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > 32_768:
         raise ValueError("a shell command")
     return value
+
+
+def command_lines(value: object) -> tuple[str, ...]:
+    """One command line, or several, that a shell could split into words."""
+    expected = 'a gputrain command or a list of them, e.g. command = "sft --base …"'
+    lines = [value] if isinstance(value, str) else value
+    if not isinstance(lines, list) or not lines:
+        raise ValueError(expected)
+    found = []
+    for line in lines:
+        try:
+            words = shlex.split(command(line))
+        except ValueError:
+            raise ValueError(expected) from None
+        if not words:
+            raise ValueError(expected)
+        found.append(str(line))
+    return tuple(found)
 
 
 def relative(value: object) -> str:
