@@ -102,7 +102,7 @@ def shards(folder: Path) -> None:
 
 
 def chats(folder: Path) -> None:
-    run = small_run(folder)
+    run = small_run(folder, "--set", "model.context=192")
     gputrain("export", str(run), "--out", str(folder / "base"))
     asked = [
         (f"What is {n} times {n}?", f"It is {n * n}.", f"I do not know what {n} is.") for n in range(200)
@@ -185,7 +185,7 @@ TOYS: dict[str, Toy] = {
             (
                 "sft --stage all --processes 1 --base base --data chat.jsonl --pairs pairs.jsonl --out models --type q8_0 "
                 f"--template chatml --set train.batch_size=4 --set tune.examples_per_step=4 --set train.epochs=3 {QUICK} "
-                "--set tune.max_tokens=64 --set checkpoint.every_steps=10"
+                "--set checkpoint.every_steps=10"
             ),
         ),
         SMALL_DISK

@@ -87,7 +87,8 @@ class Normalised(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        grad, kept = grads[0], ctx.saved_tensors
+        # What comes back from products per token has the tokens first; the rounds want them last.
+        grad, kept = grads[0].contiguous(), ctx.saved_tensors
         for turn in range(len(kept) // 2 - 1, -1, -1):
             quotient, total = kept[2 * turn : 2 * turn + 2]
             grad = (grad - (grad * quotient).sum(turn % 2, keepdim=True)).div_(total)
@@ -127,6 +128,46 @@ def normed_projection(stream: Tensor, phi: Tensor) -> Tensor:
     wide = stream.to(torch.promote_types(stream.dtype, torch.float32))
     scale = (wide.square().mean(1) + TINY).rsqrt()
     return F.linear(phi.to(stream.dtype), stream).to(wide.dtype) * scale
+
+
+class Read(torch.autograd.Function):
+    """What a branch reads: Σᵢ weight[t, i] · stream[t, i], row by row (products of so small matrices are slower)."""
+
+    @staticmethod
+    def forward(ctx: Any, stream: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(stream, weight)
+        return _weighted(stream, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        stream, weight = ctx.saved_tensors
+        rows = grads[0].unsqueeze(1)
+        return weight.unsqueeze(2) * rows, (stream * rows).sum(2)
+
+
+class Join(torch.autograd.Function):
+    """mix · stream + write ⊗ branch for every token: (tokens, n, width)."""
+
+    @staticmethod
+    def forward(ctx: Any, stream: Tensor, mix: Tensor, branch: Tensor, write: Tensor) -> Tensor:
+        ctx.save_for_backward(stream, mix, branch, write)
+        added = write.unsqueeze(2) * branch.unsqueeze(1)
+        return torch.baddbmm(added, mix, stream)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        stream, mix, branch, write = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        to_write = (grad * branch.unsqueeze(1)).sum(2)
+        return torch.bmm(mix.mT, grad), torch.bmm(grad, stream.mT), _weighted(grad, write), to_write
+
+
+def _weighted(stream: Tensor, weight: Tensor) -> Tensor:
+    """Σᵢ weight[t, i] · stream[t, i]: (tokens, width)."""
+    out = stream[:, 0] * weight[:, :1]
+    for copy in range(1, stream.shape[1]):
+        out.addcmul_(stream[:, copy], weight[:, copy : copy + 1])
+    return out
 
 
 class HyperConnection(nn.Module):
@@ -179,9 +220,14 @@ class HyperConnection(nn.Module):
         batch, tokens, n, width = x.shape
         stream = x.reshape(-1, n, width)
         read, write, mix = (part.to(x.dtype) for part in self.maps(stream))
-        inputs = torch.bmm(read.t().unsqueeze(1), stream).view(batch, tokens, width)
-        added = write.t().unsqueeze(2) * branch(inputs).reshape(-1, 1, width)
-        return torch.baddbmm(added, mix.permute(2, 0, 1), stream).view(batch, tokens, n, width)
+        if torch.compiler.is_compiling():
+            inputs = torch.bmm(read.t().unsqueeze(1), stream).view(batch, tokens, width)
+            added = write.t().unsqueeze(2) * branch(inputs).reshape(-1, 1, width)
+            return torch.baddbmm(added, mix.permute(2, 0, 1), stream).view(batch, tokens, n, width)
+        inputs = Read.apply(stream, read.t().contiguous()).view(batch, tokens, width)  # type: ignore[no-untyped-call]
+        parts = (mix.permute(2, 0, 1).contiguous(), branch(inputs).reshape(-1, width), write.t().contiguous())
+        out: Tensor = Join.apply(stream, *parts)  # type: ignore[no-untyped-call]
+        return out.view(batch, tokens, n, width)
 
 
 RESIDUALS: dict[str, type[PlainResidual | HyperConnection]] = {
