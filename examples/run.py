@@ -394,11 +394,9 @@ class Play:
         spec = toy_spec(self._name)
         if spec.get("mirror") and not mirrored:
             raise DemoFailed(f"{self._name}: nothing is on the drive")
-        gpu = spec["gpu"]
-        names = gpu["name"] if isinstance(gpu["name"], str) else gpu["name"][0]
         return Story(
             self._name,
-            rented=f"{gpu.get('count', 1)} × {names}, {self._toy.cloud}",
+            rented=f"{row.gpu_count} × {row.gpu}, {row.provider}",
             trained=self._trained(vault),
             saved=f"{files} files, {size / 1e6:.1f} MB",
             mirrored=f"{len(mirrored)} files" if mirrored else "-",

@@ -28,7 +28,10 @@ READ = """
 import json, sys
 from llama_cpp import Llama
 tokens = json.loads(sys.argv[2])
-model = Llama(model_path=sys.argv[1], logits_all=True, n_ctx=64, n_threads=1, verbose=False)
+# Type 0 is float32: keys and values kept in half precision, its default, would be most of the difference.
+model = Llama(
+    model_path=sys.argv[1], logits_all=True, n_ctx=64, n_threads=1, verbose=False, type_k=0, type_v=0
+)
 model.eval(tokens)
 print(json.dumps(model.scores[:len(tokens)].tolist()))
 """
@@ -74,7 +77,7 @@ SHAPES: list[dict[str, object]] = [
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("changes", SHAPES)
-@pytest.mark.parametrize(("kind", "limit"), [("f32", 1e-3), ("f16", 2e-2), ("bf16", 0.2), ("q8_0", 0.2)])
+@pytest.mark.parametrize(("kind", "limit"), [("f32", 1e-3), ("f16", 2e-2), ("bf16", 0.2), ("q8_0", 0.3)])
 def test_llama_cpp_computes_our_logits(
     tmp_path: Path, text: Path, llama_cpp: Path, changes: dict[str, object], kind: str, limit: float
 ) -> None:
@@ -93,7 +96,7 @@ def test_llama_cpp_computes_our_logits(
     theirs = logits(llama_cpp, tmp_path / "m.gguf", tokens[0].tolist())
     print("largest difference", float((ours - theirs).abs().max()), "of", float(ours.abs().max()))
     assert ours.abs().max() > 1
-    assert (ours - theirs).abs().max() < limit * max(1.0, float(ours.abs().max()))
+    assert (ours - theirs).abs().max() < limit
 
 
 @pytest.mark.slow
@@ -111,4 +114,4 @@ def test_llama_cpp_computes_the_logits_of_models_of_others(
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)(tokens).logits[0]
     ours = logits(llama_cpp, tmp_path / "m.gguf", tokens[0].tolist())
-    assert (ours - theirs).abs().max() < 1e-3 * max(1.0, float(theirs.abs().max()))
+    assert (ours - theirs).abs().max() < 1e-3
