@@ -34,6 +34,7 @@ from ui.test_snapshots import (
     runs,
     spec,
     timeline,
+    tour,
     why,
 )
 
@@ -49,6 +50,7 @@ SCENES = {
     "cost": (cost, (120, 22)),
     "holds": (holds, (100, 22)),
     "launch": (launch, (130, 34)),
+    "tour": (tour, (100, 22)),
     "why": (why, (100, 24)),
     "help": (keys, (100, 34)),
     "destroy": (destroy, (100, 28)),

@@ -64,7 +64,7 @@ async def test_every_screen_shows_it_and_obeys_nothing(daemon: FakeDaemon, clock
 
     async with running(daemon, clock, (120, 40)) as (app, pilot):
         checked(app)
-        for key in ("w", "d", "l", "question_mark"):
+        for key in ("w", "d", "l", "H", "question_mark"):
             await pilot.press(key)
             await until(pilot, lambda: len(app.screen_stack) == 2)
             await pilot.pause()
@@ -73,7 +73,7 @@ async def test_every_screen_shows_it_and_obeys_nothing(daemon: FakeDaemon, clock
             await until(pilot, lambda: len(app.screen_stack) == 1)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.detail is not None)
-        for tab in ("t", "c", "p", "o"):
+        for tab in ("t", "c", "b", "dollar_sign", "p", "o"):
             await pilot.press(tab)
             await pilot.pause()
             checked(app)

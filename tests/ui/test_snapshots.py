@@ -21,6 +21,7 @@ from gputui.screens.holds import HoldsDialog
 from gputui.screens.money import MoneyScreen
 from gputui.screens.offers import OffersScreen
 from gputui.screens.run import RunScreen
+from gputui.screens.tour import TourDialog
 from gputui.widgets.chart import Charts
 from gputui.widgets.choice import Choice
 from gputui.widgets.logview import LogView
@@ -133,6 +134,13 @@ async def money(pilot: Pilot[None]) -> None:
     )
 
 
+async def tour(pilot: Pilot[None]) -> None:
+    await runs(pilot)
+    app_of(pilot).action_tour()
+    await until(pilot, lambda: isinstance(pilot.app.screen, TourDialog))
+    await pilot.press("enter", "enter")
+
+
 async def launch(pilot: Pilot[None]) -> None:
     await runs(pilot)
     await pilot.press("l")
@@ -179,6 +187,7 @@ SCENES = (
     offers,
     alarms,
     money,
+    tour,
     launch,
     why,
     keys,

@@ -12,7 +12,7 @@ import struct
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -32,10 +32,12 @@ def world() -> World:
 class Terminal:
     """A 120×40 terminal with the app in it; keeps every byte that it writes."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, environment: Mapping[str, str | None] | None = None) -> None:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", TEXTUAL_ANIMATIONS="none")
+            for name, value in (environment or {}).items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
             os.execv(sys.executable, [sys.executable, "-m", "gputui", *words])
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         os.kill(self.pid, signal.SIGWINCH)

@@ -90,7 +90,10 @@ def _commands() -> type[Provider]:
 
 
 class GpuTui(App[None]):
-    """`socket` is where the daemon listens; `spawn` starts one when none does (None: never)."""
+    """`socket` is where the daemon listens; `spawn` starts one when none does (None: never).
+
+    `toured` is a file that remembers that the tour was shown; without one it is not shown by itself.
+    """
 
     TITLE = "gputui"
     MODES = {"runs": _runs, "offers": _offers, "alarms": _alarms, "money": _money}  # noqa: RUF012 - Textual's own declaration
@@ -127,9 +130,11 @@ class GpuTui(App[None]):
         clock: Callable[[], float] = time.monotonic,
         heartbeat: float = 4.0,
         keys: Path | None = None,
+        toured: Path | None = None,
     ) -> None:
         super().__init__()
         self._keys = keys
+        self._toured = toured
         self.clock = clock
         """Monotonic seconds; ages on screen are counted with it."""
         self.fleet = Fleet()
@@ -137,6 +142,8 @@ class GpuTui(App[None]):
         self.history = History()
         self.person = "a person (app)"
         """Who asks, for the ledger."""
+        self.wants_demo = False
+        """Whether the person left by the end of the tour."""
         self.forwards = Forwards()
         """Ports of boxes that are open here."""
         self.shell: Callable[[list[str]], int] = interactive
@@ -150,7 +157,7 @@ class GpuTui(App[None]):
             spawn=spawn,
             heartbeat=heartbeat,
         )
-        for one in theme.THEMES:
+        for one in (*theme.THEMES, theme.SIXTEEN):
             self.register_theme(one)
         wanted = os.environ.get("GPUTUI_THEME", "")
         self.theme = wanted if wanted in self.available_themes else theme.DARK.name
@@ -199,7 +206,10 @@ class GpuTui(App[None]):
 
     def _runs_arrived(self, runs: wire.Runs) -> None:
         self.history.add(runs)
+        first = self.fleet.runs is None
         self._publish(replace(self.fleet, runs=runs, received=self.clock()))
+        if first and not runs.runs and not runs.accounts and self._toured is not None:
+            run_guarded(self, self._first_tour(self._toured), what="Tour", group="tour")
 
     def _heard(self) -> None:
         self.fleet = self.fleet.with_link(heard=self.clock())
@@ -274,6 +284,22 @@ class GpuTui(App[None]):
 
         await self.push_screen(HelpDialog(sections(self.screen)))
 
+    async def _first_tour(self, mark: Path) -> None:
+        """Once, for somebody who has no account and no run: there is nothing else to see."""
+        if not await asyncio.to_thread(_touch, mark):
+            self.action_tour()
+
+    def action_tour(self) -> None:
+        """Show the tour; when its end is reached, leave for the demo."""
+        from gputui.screens.tour import TourDialog
+
+        def ended(demo: bool | None) -> None:
+            if demo:
+                self.wants_demo = True
+                self.exit()
+
+        self.push_screen(TourDialog(), ended)
+
     def open_run(self, ident: str) -> None:
         """Show one run."""
         from gputui.screens.run import RunScreen
@@ -281,6 +307,16 @@ class GpuTui(App[None]):
         if isinstance(self.screen, RunScreen) and self.screen.ident == ident:
             return
         self.push_screen(RunScreen(ident))
+
+
+def _touch(mark: Path) -> bool:
+    """Make the file `mark`; whether it was there (or cannot be written: then do not ask again and again)."""
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mark.touch(exist_ok=False)
+    except OSError:
+        return True
+    return False
 
 
 def _log_to(paths: Paths) -> None:
@@ -311,8 +347,14 @@ def run_app() -> int:
 
         await asyncio.to_thread(start_daemon, paths)
 
-    app = GpuTui(paths.socket, spawn=spawn, keys=paths.config / "keys.toml")
+    app = GpuTui(paths.socket, spawn=spawn, keys=paths.config / "keys.toml", toured=paths.state / "toured")
+    if "GPUTUI_THEME" not in os.environ and app.console.color_system == "standard":
+        app.theme = theme.SIXTEEN.name  # our colours, brought down to sixteen, would be grey in grey
     with suppress(KeyError, OSError):  # a user without a name is a person
         app.person = f"{getpass.getuser()} (app)"
     app.run()
+    if app.wants_demo and not served:
+        from gputui.demo import main as demo
+
+        return demo([])
     return app.return_code or 0

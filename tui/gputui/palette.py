@@ -40,9 +40,10 @@ class Commands(Provider):
             ("Dark theme", "gputui", "Blue is good, orange is bad"),
             ("Light theme", "gputui-light", "For bright rooms"),
             ("High contrast theme", "gputui-contrast", "Every word at 7:1 or better"),
-            ("Terminal's own colours", "ansi-dark", "The sixteen that you have chosen"),
+            ("Terminal's own colours", "gputui-16", "The sixteen that you have chosen"),
         ):
             yield name, f"{text} (GPUTUI_THEME={theme})", partial(setattr, app, "theme", theme)
+        yield "Tour", "Six pages, and the demo", app.action_tour
         yield "Help", "The keys of this screen", app.action_help
         yield "Call the daemon now", "Do not wait for the next attempt", app.action_reconnect
         yield "Quit", "The daemon goes on", app.action_quit

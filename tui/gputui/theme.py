@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich.terminal_theme import TerminalTheme
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 DARK = Theme(
     name="gputui",
@@ -90,7 +90,42 @@ CONTRAST = Theme(
 )
 """For tired eyes and bright rooms: every word at 7:1 or better."""
 
+SIXTEEN = Theme(
+    name="gputui-16",
+    ansi=True,
+    primary="ansi_bright_blue",
+    secondary="ansi_bright_magenta",
+    accent="ansi_bright_blue",
+    warning="ansi_yellow",
+    error="ansi_bright_red",
+    success="ansi_bright_cyan",
+    foreground="ansi_default",
+    background="ansi_default",
+    surface="ansi_default",
+    panel="ansi_default",
+    boost="ansi_default",
+    dark=True,
+    variables=BUILTIN_THEMES["ansi-dark"].variables
+    | {
+        "good": "ansi_bright_cyan",
+        "busy": "ansi_bright_magenta",
+        "warn": "ansi_yellow",
+        "bad": "ansi_bright_red",
+        "faint": "ansi_bright_black",
+        "cursor": "ansi_blue",
+        "rule": "ansi_bright_black",
+        "block-cursor-background": "ansi_blue",
+        "block-cursor-foreground": "ansi_bright_white",
+        "input-cursor-background": "ansi_bright_white",
+        "input-cursor-foreground": "ansi_black",
+        "input-selection-background": "ansi_blue",
+        "input-selection-foreground": "ansi_bright_white",
+    },
+)
+"""The terminal's own sixteen colours, for one that has no more; what they look like is the person's choice."""
+
 THEMES = (DARK, LIGHT, CONTRAST)
+"""Those whose colours are ours."""
 
 VARIABLES = {
     name: DARK.variables[name] for name in ("good", "busy", "warn", "bad", "faint", "cursor", "rule")

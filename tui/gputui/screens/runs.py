@@ -23,6 +23,16 @@ EMPTY = (
     "l   launch a run from a spec (examples/ has some)",
     "2   look at what can be rented now",
     "    gputui demo   plays the whole story on a simulated cloud: no account, no cost",
+    "    : Tour        says in six pages what is where",
+)
+NO_ACCOUNT = (
+    "No runs yet, and no account to rent from.",
+    "",
+    "    gputui login vast     checks a key and keeps it in the keyring (or runpod)",
+    "    gputui demo           plays the whole story on a simulated cloud: no account, no cost",
+    "    gpuwatch doctor       says what is missing",
+    "",
+    ":   Tour says in six pages what is where",
 )
 
 
@@ -172,7 +182,7 @@ class RunsScreen(Place):
         accounts = self.query_one("#accounts", Lines)
         accounts.set_lines(needs(troubles, fleet.runs.alarms))
         accounts.display = bool(troubles or fleet.runs.alarms)
-        self.table.empty = list(EMPTY)
+        self.table.empty = list(EMPTY if fleet.runs.accounts else NO_ACCOUNT)
         self.table.load(fleet.runs.runs)
         self.cursor_moved()
 

@@ -122,6 +122,13 @@ VTable {
         self._base = Style()
         self._strips: dict[str, Strip] = {}
 
+    @property
+    def _nothing(self) -> list[str]:
+        """What is said when there are rows and the filter hides them all."""
+        count = len(self.model.rows)
+        rows = "the one row" if count == 1 else f"all {count:,} rows"
+        return [f"The filter hides {rows}.", "", "esc ends it, / changes it"]
+
     # --- content ---------------------------------------------------------------------------------
 
     def load(self, rows: Iterable[R]) -> None:
@@ -316,8 +323,9 @@ VTable {
         at = y - 1 + self.scroll_offset.y
         order = self.model.order
         if at >= len(order):
-            if not order and 2 <= y < 2 + len(self.empty):
-                return tones.draw(self, [("  " + self.empty[y - 2], "dim")], width, base)
+            said = self._nothing if self.model.rows else self.empty
+            if not order and 2 <= y < 2 + len(said):
+                return tones.draw(self, [("  " + said[y - 2], "dim")], width, base)
             return Strip.blank(width, base)
         key = order[at]
         if key == self.cursor_key:
