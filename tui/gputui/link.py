@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from gputui.clean import cleaned
+from gputui.clean import RunsCleaner, cleaned
 from gputui.fleet import LinkStatus
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed, DaemonUnreachable
@@ -52,6 +52,7 @@ class DaemonLink:
         self._changed = asyncio.Condition()
         self._nudge = asyncio.Event()
         self._was_up = False
+        self._cleaner = RunsCleaner()
 
     async def serve(self) -> None:
         """Connect, and connect again, until cancelled."""
@@ -121,7 +122,7 @@ class DaemonLink:
             async for notice in client.notices(wire.Subscribe(topic="runs")):
                 if notice.runs is not None:
                     self._on_heard()
-                    self._on_runs(cleaned(notice.runs))
+                    self._on_runs(self._cleaner.cleaned(notice.runs))
             await asyncio.sleep(FIRST_RETRY)  # the daemon ended the stream but lives
 
     async def _listen(self, client: AsyncClient) -> None:

@@ -75,7 +75,11 @@ class TableModel(Generic[R]):
         """Replace all rows; returns the keys whose row is new or another."""
         before = self.rows
         self.rows = {self.key(row): row for row in rows}
-        changed = {key for key, row in self.rows.items() if key not in before or before[key] != row}
+        changed = {
+            key
+            for key, row in self.rows.items()
+            if key not in before or (before[key] is not row and before[key] != row)
+        }
         for key in changed | (before.keys() - self.rows.keys()):
             self._texts.pop(key, None)
         self.arrange()

@@ -2,12 +2,14 @@
 
 import re
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ui.scenario import run_row
+from ui.scenario import run_row, small_fleet
 
-from gputui.clean import clean, clean_lines, cleaned
+from gputui.clean import RunsCleaner, clean, clean_lines, cleaned
+from gpuwatch.client import wire
 
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
@@ -65,3 +67,23 @@ def test_every_string_of_a_message_is_cleaned_however_deep() -> None:
     row = run_row("r1", "\x1b[31mx", "running", holds=[{"name": "a\x07b"}], gpu="\x9b1mGPU")
     out = cleaned(row)
     assert (out.name, out.gpu, out.holds) == ("x", "GPU", [{"name": "a\ufffdb"}])
+
+
+def test_a_row_that_says_nothing_new_is_the_same_object_and_a_hostile_one_is_clean_each_time() -> None:
+    world = small_fleet()
+    world.runs[1] = msgspec.structs.replace(world.runs[1], name="evil\x1b[2J name", next="a\u202eb")
+    cleaner = RunsCleaner()
+
+    def snapshot() -> wire.Runs:
+        return cleaner.cleaned(msgspec.json.decode(msgspec.json.encode(world.fleet()), type=wire.Runs))
+
+    first = snapshot()
+    assert first.runs[1].name == "evil name"
+    assert first == cleaned(world.fleet())
+    world.runs[0] = msgspec.structs.replace(world.runs[0], step=1841, reason="\x1b]0;t\x07new")
+    second = snapshot()
+    assert second == cleaned(world.fleet())
+    assert second.runs[0].reason == "new"
+    assert [a is b for a, b in zip(first.runs, second.runs, strict=True)] == [False, True, True, True, True]
+    world.runs = world.runs[1:]
+    assert snapshot() == cleaned(world.fleet())

@@ -73,9 +73,9 @@ class Beside:
             return None if found is None else found.cost
 
         return (
-            Column("mine", "MY RUN", 8, cost, cost_of, right=True, wide=118),
+            Column("mine", "MY RUN", 8, cost, cost_of, right=True, wide=146),
             Column(
-                "trend", "14 DAYS", 10, lambda o: (spark.sparkline(self.series(o), 10), "accent"), wide=170
+                "trend", "14 DAYS", 10, lambda o: (spark.sparkline(self.series(o), 10), "accent"), wide=176
             ),
         )
 
@@ -88,18 +88,18 @@ COLUMNS: Sequence[Column[wire.OfferRow]] = (
         "each", "PER GPU", 9, lambda o: say.rate(worth(o) // max(1, o.gpu_count)), lambda o: worth(o) / max(1, o.gpu_count),
         right=True, wide=100,
     ),
-    Column("tflop", "/TFLOPh", 8, lambda o: say.small(o.tflop_price), lambda o: o.tflop_price, right=True, wide=150),
-    Column("tokens", "/1e9 TOK", 8, lambda o: say.money(o.token_price), lambda o: o.token_price, right=True, wide=150),
+    Column("tflop", "/TFLOPh", 8, lambda o: say.small(o.tflop_price), lambda o: o.tflop_price, right=True, wide=166),
+    Column("tokens", "/1e9 TOK", 8, lambda o: say.money(o.token_price), lambda o: o.token_price, right=True, wide=166),
     Column("kind", "KIND", 9, _kind, lambda o: o.spot),
     Column("reliable", "RELIABLE", 8, _trust, lambda o: o.reliability, right=True, descending=True),
     Column("down", "DOWN", 5, lambda o: say.network(o.download_speed), lambda o: o.download_speed, right=True, descending=True),
     Column("up", "UP", 5, lambda o: say.network(o.upload_speed), lambda o: o.upload_speed, right=True, wide=120, descending=True),
     Column("disk", "DISK", 6, lambda o: say.gigabytes(o.disk), lambda o: o.disk, right=True, descending=True),
-    Column("cpu", "CPU", 4, lambda o: say.count(o.cpu_cores), lambda o: o.cpu_cores, right=True, wide=128, descending=True),
-    Column("ram", "RAM", 5, lambda o: say.gigabytes(o.memory), lambda o: o.memory, right=True, wide=128, descending=True),
+    Column("cpu", "CPU", 4, lambda o: say.count(o.cpu_cores), lambda o: o.cpu_cores, right=True, wide=133, descending=True),
+    Column("ram", "RAM", 5, lambda o: say.gigabytes(o.memory), lambda o: o.memory, right=True, wide=133, descending=True),
     Column("cuda", "CUDA", 5, lambda o: o.cuda or (say.UNKNOWN, "dim"), lambda o: o.cuda, wide=100),
-    Column("region", "REGION", 8, lambda o: (o.region or say.UNKNOWN, "dim"), lambda o: o.region, flex=1),
-    Column("offer", "OFFER", 16, lambda o: (_key(o), "dim"), _key, wide=110),
+    Column("region", "REGION", 7, lambda o: (o.region or say.UNKNOWN, "dim"), lambda o: o.region, flex=1),
+    Column("offer", "OFFER", 16, lambda o: (_key(o), "dim"), _key, wide=113),
 )  # fmt: skip
 
 

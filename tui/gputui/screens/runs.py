@@ -72,7 +72,7 @@ def columns(history: History) -> Sequence[Column[wire.RunRow]]:
     """The columns of the fleet; wider terminals show more of them."""
     return (
         Column("attention", "", 1, _mark),
-        Column("name", "NAME", 14, lambda r: (r.name, "bold"), lambda r: r.name.lower(), flex=2),
+        Column("name", "NAME", 13, lambda r: (r.name, "bold"), lambda r: r.name.lower(), flex=2),
         Column("state", "STATE", 12, _state, lambda r: r.state),
         Column("gpu", "GPU", 12, lambda r: say.gpus(r.gpu, r.gpu_count), lambda r: r.gpu, flex=1),
         Column("use", "USE", 11, _use, lambda r: mean_utilisation(r.gpus), wide=96, descending=True),
