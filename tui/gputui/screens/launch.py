@@ -334,6 +334,7 @@ class LaunchDialog(Dialog[wire.Launched | None]):
     def _go(self) -> None:
         if self._good is not None and not self._sending:
             self._sending = True
+            self.workers.cancel_group(self, "check")  # the market, arriving late, would hide a refusal
             self._hint()
             run_guarded(self, self._launch(self._good), what="Launch", group="launch")
 
