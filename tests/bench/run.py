@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import custody, ledger, tui
+from bench import custody, ledger, tui, watch
 from bench.rows import Row
 
 from integration.world import World
@@ -133,6 +133,7 @@ def main(names: list[str]) -> int:
         "idle-memory": idle_memory,
         **custody.ROWS,
         **tui.ROWS,
+        **watch.ROWS,
         "ledger": ledger.rows,
     }
     missed = 0
