@@ -81,4 +81,7 @@ def scrub(text: str, *secrets: str | None) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret, "[key]")
-    return "".join(c if c.isprintable() else "?" if c not in "\n\t" else " " for c in text[:500])
+    text = text[:500]
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else "?" if c not in "\n\t" else " " for c in text)

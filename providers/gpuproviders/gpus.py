@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 
 
@@ -106,6 +107,7 @@ def resolve(name: str) -> tuple[str, ...]:
     raise UnknownGpu(name, tuple(names)[:3])
 
 
+@lru_cache(maxsize=4096)
 def canonical(name: str) -> str:
     """A vendor's spelling as the canonical one; an unknown name is kept as the vendor wrote it."""
     return _BY_KEY.get(_key(name), name)

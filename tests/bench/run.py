@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import custody, ledger, tui, watch
+from bench import clouds, custody, ledger, tui, watch
 from bench.rows import Row
 
 from integration.world import World
@@ -135,6 +135,7 @@ def main(names: list[str]) -> int:
         **tui.ROWS,
         **watch.ROWS,
         "ledger": ledger.rows,
+        **clouds.ROWS,
     }
     missed = 0
     for name, measure in rows.items():

@@ -247,7 +247,12 @@ def build_parser() -> argparse.ArgumentParser:
     login = verb("login", "check and keep the key of an account", json=False)
     login.add_argument("vendor", choices=("vast", "runpod"))
     login.add_argument("--forget", action="store_true", help="remove the key that was kept")
+    login.add_argument(
+        "--file", action="store_true", help="keep it in a file of mode 0600, not in the system's keyring"
+    )
 
+    verb("canary", "rent one cheap machine for real and check what is assumed of a vendor", json=False)
+    verb("rescue", "bring files from a RunPod network volume home, with no pod running", json=False)
     # the demo has options of its own; main() hands them over before this parser looks at them
     verb("demo", "the whole story on a simulated cloud: no account, no key, no cost", json=False)
     return parser
@@ -266,6 +271,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from gputui.demo import main as demo
 
             return demo(words[1:])
+        if words[:1] in (["canary"], ["rescue"]):
+            from gputui import verbs
+
+            return verbs.canary(words[1:]) if words[0] == "canary" else verbs.rescue(words[1:])
         args = build_parser().parse_args(words)
         if args.verb is None:
             import gc

@@ -13,6 +13,7 @@ from gputui.clean import cleaned
 from gputui.console import Cell, Console
 from gpuwatch.client import wire
 from gpuwatch.client.blocking import Client
+from gpuwatch.client.errors import DaemonUnreachable
 from gpuwatch.paths import discover
 
 R = TypeVar("R", bound=wire.Struct)
@@ -580,10 +581,34 @@ def login(args: argparse.Namespace, console: Console) -> int:
     import subprocess
     import sys
 
-    forget = ["--forget"] if args.forget else []
+    options = ["--forget"] * args.forget + ["--file"] * args.file
     return subprocess.run(
-        [sys.executable, "-m", "gpuwatch", "login", args.vendor, *forget], check=False
+        [sys.executable, "-m", "gpuwatch", "login", args.vendor, *options], check=False
     ).returncode
+
+
+def canary(words: list[str]) -> int:
+    """Hand over to `gpuwatch canary`, with a daemon to do it: accounts and their keys are the daemon's business."""
+    import subprocess
+    import sys
+
+    from gputui.spawn import start_daemon
+
+    if not {"-h", "--help"} & set(words):
+        try:
+            start_daemon(discover())
+        except DaemonUnreachable as error:
+            Console().error(str(error))
+            return UNREACHABLE
+    return subprocess.run([sys.executable, "-m", "gpuwatch", "canary", *words], check=False).returncode
+
+
+def rescue(words: list[str]) -> int:
+    """Hand over to `gpuwatch rescue`; no daemon is needed."""
+    import subprocess
+    import sys
+
+    return subprocess.run([sys.executable, "-m", "gpuwatch", "rescue", *words], check=False).returncode
 
 
 # --- actions -------------------------------------------------------------------------------------

@@ -25,8 +25,10 @@ Only the receipts are used: this works without daemon, ledger and network, and w
 
 
 _LOGIN = """\
-Asks for the key (or reads it from a pipe), asks the account whether it is good, and keeps it in a file
-that only you can read. It is never taken from the command line.
+Asks for the key (or reads it from a pipe), asks the account whether it is good, and keeps it in the
+system's keyring where there is one that works, else (or with --file) in a file that only you can read. A
+daemon that runs without your session (a server, systemd with lingering) cannot open a keyring: use --file
+there. The key is never taken from the command line.
 
 A restricted key is enough: Vast needs the permissions for instances (read, write), search and user (read);
 RunPod needs pods (read, write), and GraphQL read access if the balance is to be shown. An environment
@@ -85,6 +87,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     login.add_argument("vendor", choices=("vast", "runpod"))
     login.add_argument("--forget", action="store_true", help="remove the key that was kept")
+    login.add_argument(
+        "--file", action="store_true", help="keep it in a file of mode 0600, not in the system's keyring"
+    )
+    # its options are in its own module, which is only imported to run it
+    canary = verbs.add_parser(
+        "canary",
+        help="rent one cheap machine and check what is assumed of a vendor (its options: canary --help)",
+        add_help=False,
+    )
+    rescue = verbs.add_parser(
+        "rescue",
+        help="bring files from a RunPod network volume home, with no pod running (its options: rescue --help)",
+        add_help=False,
+    )
+    for handed_over in (canary, rescue):
+        handed_over.add_argument("options", nargs=argparse.REMAINDER)
     sim = verbs.add_parser(
         "sim",
         help="start the simulated clouds (all further options are its own; try: sim --help)",
@@ -106,6 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["sim"]:
         # its own process image: the daemon's package never imports the simulator
         os.execv(sys.executable, [sys.executable, "-m", "gpucloudsim", *arguments[1:]])  # noqa: S606
+    if arguments[:1] == ["canary"]:
+        from gpuwatch import cli_canary
+
+        return cli_canary.main(arguments[1:])
+    if arguments[:1] == ["rescue"]:
+        from gpuwatch import cli_rescue
+
+        return cli_rescue.main(arguments[1:])
     options = build_parser().parse_args(arguments)
     try:
         match options.verb:
@@ -130,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "login":
                 from gpuwatch import cli_login
 
-                return cli_login.run(options.vendor, forget=options.forget)
+                return cli_login.run(options.vendor, forget=options.forget, file=options.file)
             case _:
                 return _stop(options.timeout)
     except CallFailed as error:

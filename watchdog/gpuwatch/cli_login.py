@@ -1,4 +1,4 @@
-"""`gpuwatch login`: an account's key is asked for, checked with the account, and kept in a file of mode 0600."""
+"""`gpuwatch login`: an account's key is asked for, checked with the account, and kept in the keyring or a 0600 file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _SECONDS = 60.0
 _LONGEST = 4096
 
 
-def run(vendor: str, *, forget: bool) -> int:
+def run(vendor: str, *, forget: bool, file: bool = False) -> int:
     """Returns the exit code: 0 kept, 1 the key is not good, 2 no key given, 5 the account is out of reach."""
     if forget:
-        path = keys.store_path(vendor)
-        path.unlink(missing_ok=True)
-        print(f"no key of {vendor} is kept any more ({path})")
-        return 0
+        for problem in (problems := keys.forget(vendor)):
+            print(f"gpuwatch: {problem}", file=sys.stderr)
+        if not problems:
+            print(f"no key of {vendor} is kept any more")
+        return 1 if problems else 0
     key = _ask(vendor)
     if not key or len(key) > _LONGEST or not key.isprintable() or " " in key:
         print("gpuwatch: that is no key", file=sys.stderr)
@@ -40,10 +41,10 @@ def run(vendor: str, *, forget: bool) -> int:
             f"gpuwatch: not kept, because it could not be checked: {clean(str(error), 300)}", file=sys.stderr
         )
         return 5
-    path = keys.store(vendor, key)
+    place = keys.keep(vendor, key, file=file)
     who = f"user {clean(account.user_id, 60)}" if account.user_id else "the account answers"
     money = f", {format_usd(account.credit)} of credit" if account.credit is not None else ""
-    print(f"{vendor}: {who}{money}; the key is kept in {path}")
+    print(f"{vendor}: {who}{money}; the key is kept in {place}")
     if os.environ.get(keys.VARIABLES[vendor]):
         print(f"note: {keys.VARIABLES[vendor]} is set and goes before the kept key")
     print(

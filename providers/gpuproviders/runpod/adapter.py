@@ -285,6 +285,11 @@ class RunpodProvider:
             raise Unavailable(f"RunPod's log stream: {type(error).__name__}", provider=NAME) from error
         return "\n".join(found[-lines:])
 
+    async def volumes(self) -> tuple[parse.NetworkVolume, ...]:
+        """The account's network volumes, which outlive pods. Raises ProviderError."""
+        body = await self._read("/v2/network-volumes")
+        return _shape(lambda: parse.volumes(body))
+
     async def close(self) -> None:
         """Close the connections; a question about the balance is broken off."""
         if self._asking is not None and not self._asking.done():

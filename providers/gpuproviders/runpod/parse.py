@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gpuproviders.checked import Malformed, host, mapping, rfc3339, text, whole
@@ -111,6 +112,33 @@ def offers(value: object, *, secure: bool, count: int, disk: int) -> Iterator[Of
             cuda=f"{max(versions):.1f}" if versions else None,
             direct_ssh=secure,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkVolume:
+    """A network volume: it lives in one data centre and outlives its pods. `size` in bytes."""
+
+    volume_id: str
+    name: str
+    size: int
+    place: str
+
+
+def volumes(value: object) -> tuple[NetworkVolume, ...]:
+    """All network volumes of an answer. Malformed when one cannot be read."""
+    rows = mapping(value, "volumes").get("networkVolumes")
+    if not isinstance(rows, list) or len(rows) > 10_000:
+        raise Malformed("networkVolumes is no list")
+    found = []
+    for entry in rows:
+        row = mapping(entry, "volume")
+        size, place = whole(row.get("size"), 1_000_000), text(row.get("dataCenter"), 40)
+        if size is None or place is None:
+            raise Malformed("a network volume has no size or data centre")
+        found.append(
+            NetworkVolume(identifier(row.get("id")), text(row.get("name"), 60) or "", size * GB, place)
+        )
+    return tuple(found)
 
 
 def gpu_name(gpu: str) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from gpuproviders import keys
 from gpuproviders.errors import (
     Ambiguous,
     OfferGone,
@@ -142,11 +143,7 @@ class Transport:
     def _token(self) -> str:
         key = self.key()
         if not key:
-            raise Unauthorized(
-                "no RunPod API key: set RUNPOD_API_KEY or run `gputui login runpod`",
-                provider=NAME,
-                code="no-key",
-            )
+            raise Unauthorized(f"no RunPod API key: {keys.missing('runpod')}", provider=NAME, code="no-key")
         return key
 
     @asynccontextmanager

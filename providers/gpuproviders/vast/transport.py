@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from gpuproviders import keys
 from gpuproviders.checked import Malformed
 from gpuproviders.errors import (
     Ambiguous,
@@ -105,9 +106,7 @@ class Transport:
     ) -> Answer | None:
         key = self._key()
         if not key:
-            raise Unauthorized(
-                "no Vast API key: set VAST_API_KEY or run `vastai set api-key`", provider=NAME, code="no-key"
-            )
+            raise Unauthorized(f"no Vast API key: {keys.missing('vast')}", provider=NAME, code="no-key")
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 lock = self._turns.setdefault(endpoint, asyncio.Lock())

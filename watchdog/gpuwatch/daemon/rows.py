@@ -191,7 +191,8 @@ def offer_row(
     speed: tuple[float, str] | None = None,
 ) -> wire.OfferRow:
     """One offer. `transfer`: bytes an hour each way; `speed`: tokens per second on such GPUs, and the run that did it."""
-    whole, compared = worth.all_in(offer, transfer), worth.compared(offer, transfer)
+    whole = worth.all_in(offer, transfer)
+    compared = offer.price if whole is None else whole
     tokens, by = speed if speed is not None else (None, None)
     return wire.OfferRow(
         provider=offer.provider, offer_id=offer.offer_id, machine_id=offer.machine_id, gpu=offer.gpu_name,

@@ -18,7 +18,7 @@ def credentials(patient: Patient) -> Found:
     from gpuproviders import keys
 
     if keys.vast() is None:
-        todo = "set VAST_API_KEY, or `vastai set api-key`; to try it without an account: `gputui demo`"
+        todo = f"{keys.missing('vast')}; to try it without an account: `gputui demo`"
         yield Check("credentials", Level.WARN, "no key for vast", todo)
     else:
         yield ok("credentials", "vast has a key (not shown)")
