@@ -93,7 +93,7 @@ def test_it_asks_before_it_spends_and_refuses_what_is_too_dear(here: RunpodWorld
     done, report = canary(here, "vast")
     assert (done.returncode, report) == (2, "")
     assert "add --yes" in done.stderr
-    done, report = canary(here, "vast", "--yes", "--query", "gpu=b200 gpus=8")
+    done, report = canary(here, "vast", "--yes", "--query", "price>2")
     assert (done.returncode, report) == (2, "")
     assert "more than --max-cost allows" in done.stderr
     done, _ = canary(here, "vast", "--yes", "--query", "prize<3")

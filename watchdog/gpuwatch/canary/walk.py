@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +28,10 @@ from gpuwatch.client.blocking import Client
 from gpuwatch.client.errors import CallFailed, DaemonUnreachable
 
 R = TypeVar("R", bound=wire.Struct)
+_ADDRESS: Final = re.compile(
+    r"\b\d{1,3}(?:\.\d{1,3}){3}\b|\[[0-9a-fA-F:]{6,}\]|\b[\w-]+(?:\.[\w-]+)*\.(?:vast\.ai|runpod\.\w+)\b"
+)
+"""Addresses of machines: the report goes to strangers."""
 REST_SECONDS: Final = 5.0
 """How long a machine that stopped itself is left so: whatever ran on it has ended by then."""
 OVER: Final = frozenset({"gone", "lost"})
@@ -164,10 +169,7 @@ class Walk:
         found = await self._call("events", wire.EventsRead(run=self._run, since=self._since), wire.Events)
         self._since = found.next
         for event in found.events:
-            # the report goes to strangers: no address of a machine
-            self._note(
-                f"{event.kind}: {event.text.replace(str(event.data.get('host') or '(none)'), '(address)')}"
-            )
+            self._note(f"{event.kind}: {event.text}")
             match event.kind:
                 case "offer-chosen":
                     self._label, self._instance = str(event.data.get("label")), None
@@ -287,12 +289,12 @@ class Walk:
         return self.now() - self._began
 
     def _note(self, text: str) -> None:
-        line = f"{self._at():6.0f} s  {clean(text, 200)}"
+        line = f"{self._at():6.0f} s  {clean(_ADDRESS.sub('(address)', text), 200)}"
         self.timeline.append(line)
         self.say(line)
 
     def _trouble(self, text: str) -> None:
-        line = clean(text, 300)
+        line = clean(_ADDRESS.sub("(address)", text), 300)
         if line not in self.seen.trouble:
             self.seen.trouble.append(line)
             self.say(f"  △ {line}")
