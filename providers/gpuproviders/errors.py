@@ -81,7 +81,6 @@ def scrub(text: str, *secrets: str | None) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret, "[key]")
-    text = text[:500]
-    if text.isprintable():
+    if len(text) <= 500 and text.isprintable():
         return text
-    return "".join(c if c.isprintable() else "?" if c not in "\n\t" else " " for c in text)
+    return "".join(c if c.isprintable() else "?" if c not in "\n\t" else " " for c in text[:500])
