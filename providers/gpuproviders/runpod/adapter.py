@@ -216,7 +216,8 @@ class RunpodProvider:
             return None
         row = _shape(lambda: parse.instance(body))
         if row.instance_id != instance_id:
-            raise Unavailable(f"asked for pod {instance_id}, got {row.instance_id}", provider=NAME)
+            # what it names instead is a text of the vendor's, and may hold anything
+            raise Unavailable(f"asked for pod {instance_id}, got another one", provider=NAME)
         return row
 
     async def _pod(self, instance_id: str) -> Any:

@@ -118,6 +118,7 @@ def ask(call: str, answers: list[Answer | None]) -> tuple[Any, ProviderError | N
 @pytest.mark.parametrize("call", CALLS)
 @settings(max_examples=40, deadline=None)
 @given(answers=st.lists(ANSWERS, min_size=1, max_size=3))
+@example(answers=[Answer(200, POD | {"id": KEY}, {})])
 @example(answers=[Answer(400, {"errors": [[["deep"]] * 3, {"a": KEY}]}, {})])
 def test_any_answer_is_a_value_or_a_typed_refusal(call: str, answers: list[Answer | None]) -> None:
     value, error, _ = ask(call, answers)
