@@ -72,7 +72,9 @@ class Database:
         self._synchronous = _FULL
         self._base: sqlite3.Connection | None = None
         self.times: dict[int, float] = {}
-        """Number of an event → the world's time at which it was written."""
+        """Number of an event → the world's time at which it was decided (its commit may have hung since)."""
+        self.offset = 0.0
+        """Of the daemon's clock: what it adds to the world's time."""
         self._open: list[tuple[str, Sequence[Any]]] = []
         self._unsynced: list[list[tuple[str, Sequence[Any]]]] = []
 
@@ -100,7 +102,7 @@ class Database:
                 raise sqlite3.OperationalError("database or disk is full")
         cursor = self.connection.execute(sql, values)
         if sql.startswith("INSERT INTO events"):
-            self.times[values[0]] = faults.time.now
+            self.times[values[0]] = values[1] - self.offset
         self._remember(sql, values)
         await faults.done(kind)
         return cursor

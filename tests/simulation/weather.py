@@ -163,7 +163,8 @@ async def _rot(world: World) -> None:
     )
     if files and not world.vault_away:
         target = world.draw.choice(files)
-        if target.stat().st_size:
+        # a byte that rots twice is whole again
+        if target.stat().st_size and world.rotten.get(target) != target.read_bytes():
             world.faults.note(Kind.BIT_ROT)
             world.disk.flip(target)
             world.rotten[target] = target.read_bytes()

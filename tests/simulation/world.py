@@ -242,6 +242,7 @@ class World:
         if ahead and self.boot != self._boot_seen:
             self.clock_ran_ahead = True
         self._offset, self._boot_seen = clock.offset, self.boot
+        self.database.offset = clock.offset
 
     async def _process(self, script: Callable[[World], Any]) -> None:
         """What `gpuwatch.daemon.main.Daemon.run` does, without socket and signals."""
