@@ -220,10 +220,14 @@ class Cloud:
         if reboot:
             machine.box.reboot(self.time.now)
 
-    def stop(self, machine: Machine, seconds: float, status: str) -> None:
-        """The vendor does not run the machine for a while: its host is offline, or somebody bid more."""
+    def stop(self, machine: Machine, seconds: float, status: str, *, reboots: bool = True) -> None:
+        """The vendor does not run the machine for a while: its host is offline, or somebody bid more.
+
+        Unless it `reboots`, only the host's network was away, and the box goes on.
+        """
         now = self.time.now
-        machine.box.reboot(now)
+        if reboots:
+            machine.box.reboot(now)
         machine.stopped.append((now, now + seconds, status))
         machine.cut_off.append((now, now + seconds))
 

@@ -368,12 +368,32 @@ def test_a_machine_that_is_down_for_less_than_the_patience_is_waited_for() -> No
 
         async def script(world: World) -> None:
             machine = await running_at(world, 9)
-            world.cloud.stop(machine, 400.0, "offline")
+            world.cloud.stop(machine, 400.0, "offline", reboots=False)
             await until(lambda: run_of(world).state in (State.FAILED, State.GONE))
 
         world.live(script)
+        assert run_of(world).state is State.GONE
         assert len(world.cloud.machines) == 1
         assert "recovering" not in kinds(world)
+
+
+def test_nothing_is_rented_before_a_short_outage_is_over_and_its_box_is_seen_to_have_restarted() -> None:
+    with World(11) as world:
+        trains(world)
+        left: list[float] = []
+
+        async def script(world: World) -> None:
+            machine = await running_at(world, 9)
+            back = world.time.now + 400.0
+            world.cloud.stop(machine, 400.0, "offline")
+            await until(lambda: len(world.cloud.machines) == 2)
+            left.append(world.time.now - back)
+            await until(lambda: all(r.state is State.GONE for r in runs(world)))
+
+        world.live(script)
+        assert left[0] > 0
+        assert taker(world) is not None
+        judged(world)
 
 
 # --- many days -----------------------------------------------------------------------------------
