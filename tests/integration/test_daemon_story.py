@@ -139,7 +139,7 @@ def test_destroy_of_a_running_job_stops_it_and_brings_everything_home_first(here
 
 
 def test_a_file_that_goes_on_changing_is_collected_in_its_last_version(here: World) -> None:
-    writer = "(for i in 1 2 3 4 5 6 7 8; do echo $i >> out.txt; sleep 0.5; done) & echo 0 > out.txt"
+    writer = "echo 0 > out.txt; (for i in 1 2 3 4 5 6 7 8; do echo $i >> out.txt; sleep 0.5; done) &"
     run = here.script(writer, rest='[[artifacts]]\npath = "out.txt"')
     row = here.wait_end(run)
     assert row.state == "gone"
