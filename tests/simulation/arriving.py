@@ -162,8 +162,11 @@ class PromptBatch(Batch):
             finally:
                 tray.close()
 
-    def _prove(self) -> None:
+    def _start_proving(self) -> None:
         """There is nothing left for the thread."""
+
+    def _stop_proving(self) -> None:
+        """It was never started."""
 
 
 async def _in_vault(work: Callable[[], Any]) -> Any:

@@ -110,7 +110,7 @@ class Batch:
         self._failed: Exception | None = None
         self._reader = SmallReader(most)
         self._thread = threading.Thread(target=self._prove, name="batch", daemon=True)
-        self._thread.start()
+        self._start_proving()
 
     def add(self, key: int, target: Path, data: memoryview, sha256: str, mtime_ns: int) -> None:
         """One more file. Raises OSError when the disk does not take it (or has not taken one before)."""
@@ -136,12 +136,18 @@ class Batch:
 
     def close(self) -> None:
         """Release everything; what was not proved is dropped."""
-        self._queue.put(None)
-        self._thread.join()
+        self._stop_proving()
         if self._tray is not None:
             self._tray.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._descriptor)
+
+    def _start_proving(self) -> None:
+        self._thread.start()
+
+    def _stop_proving(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
 
     def _hand_over(self) -> None:
         if self._tray is not None:
