@@ -24,12 +24,11 @@ from gpuwatch.custody import permit, rules
 from gpuwatch.daemon import collecting, companion, destroying, renting
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.daemon.main import Children
-from gpuwatch.ledger import Ledger
 from gpuwatch.ledger.writer import Writer
 from gpuwatch.lifecycle import decide, evolve
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import State
-from gpuwatch.vault import batch, layout, receipt, sink
+from gpuwatch.vault import batch, layout, names, receipt, sink
 
 LIMIT = 1500
 """Days within which a broken guard must be found."""
@@ -186,14 +185,10 @@ class _WallClock:
         """It does not care."""
 
 
-def clock_forgotten_at_a_restart(patch: pytest.MonkeyPatch) -> None:
-    """I5: each process believes the wall clock of its start."""
-    patch.setattr(Ledger, "mark_clock", lambda *_: None)
-
-
 def any_path_goes(patch: pytest.MonkeyPatch) -> None:
     """I6: a name from a box is a path of ours."""
-    patch.setattr(layout, "relative_parts", lambda path: tuple(path.split("/")))
+    for module in (layout, names):
+        patch.setattr(module, "relative_parts", lambda path: tuple(path.split("/")))
 
 
 def names_shown_as_they_are(patch: pytest.MonkeyPatch) -> None:
@@ -207,7 +202,7 @@ def names_shown_as_they_are(patch: pytest.MonkeyPatch) -> None:
 GUARDS: tuple[Patch, ...] = (
     always_granted, holds_ignored, collected_without_proof, hash_not_compared, content_not_synced, packs_not_synced, packs_not_compared, names_not_synced,
     start_not_written_first, any_error_is_a_no, answered_before_durable, ledger_not_synced, absent_is_gone,
-    collecting_not_resumed, budget_ignored, budget_by_the_wall_clock, clock_forgotten_at_a_restart,
+    collecting_not_resumed, budget_ignored, budget_by_the_wall_clock,
     any_path_goes, names_shown_as_they_are,
 )  # fmt: skip
 

@@ -361,13 +361,15 @@ def test_the_judge_of_this_test_sees_a_destroy_that_skips_the_gate() -> None:
 
 READS = {
     "hello", "status", "offers", "offers.history", "cost", "spec.check", "runs", "runs.ended", "run", "why", "holds", "log.read",
-    "telemetry.history", "mirror.status", "events", "subscribe", "unsubscribe",
+    "telemetry.history", "mirror.status", "events", "subscribe", "unsubscribe", "machines",
 }  # fmt: skip
 NO_END = {
     "shutdown": "ends the daemon, no machine; a restart carries on",
     "launch": "begins",
     "destroy.cancel": "takes a wish back",
     "hold": "keeps",
+    "machine.avoid": "a word about what to rent next; touches no machine that is rented",
+    "machine.forgive": "takes such a word back",
     "alarm.resolve": "answers for a machine that nobody can see; touches none",
 }
 TAKEN = {"destroy", "hold.release"}

@@ -11,6 +11,7 @@ from simulation.faults import Kind, Sweep
 from simulation.world import World
 
 from gpuwatch.client import wire
+from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import Run, State
 
@@ -133,6 +134,12 @@ def test_a_clock_that_somebody_sets_while_no_daemon_runs_ends_no_job(step: float
         assert job.ended is not None
         assert job.started is not None
         assert 3500 < job.ended - job.started < 3700
+
+
+def test_a_clock_forgotten_at_a_restart_is_what_that_day_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ledger, "mark_clock", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_a_clock_that_somebody_sets_while_no_daemon_runs_ends_no_job(90_000.0)
 
 
 def test_a_machine_that_no_listing_has_had_yet_is_not_gone_because_the_clock_was_set(

@@ -80,7 +80,7 @@ def test_no_escape_of_a_box_reaches_the_terminal(terminal: Terminal) -> None:
     terminal.type(b"w", b"AT RISK")
     terminal.type(b"d", b"Collect, verify")
     terminal.type(b"\r", b"AT RISK")  # the focus is on cancel
-    terminal.type(b"\r", b"overview")
+    terminal.type(b"\r", b"overview", again=True)
     terminal.type(b"t", b"WHAT")
     terminal.type(b"c", b"FILE")
     terminal.type(b"p", b"ssh")
