@@ -28,7 +28,7 @@ from gpuwatch.ledger.writer import Writer
 from gpuwatch.lifecycle import decide, evolve
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import State
-from gpuwatch.vault import batch, layout, names, receipt, sink
+from gpuwatch.vault import batch, layout, receipt, sink
 
 LIMIT = 1500
 """Days within which a broken guard must be found."""
@@ -185,12 +185,6 @@ class _WallClock:
         """It does not care."""
 
 
-def any_path_goes(patch: pytest.MonkeyPatch) -> None:
-    """I6: a name from a box is a path of ours."""
-    for module in (layout, names):
-        patch.setattr(module, "relative_parts", lambda path: tuple(path.split("/")))
-
-
 def names_shown_as_they_are(patch: pytest.MonkeyPatch) -> None:
     """I6: what a box calls its files goes to the terminal unchanged."""
     for module in [
@@ -203,7 +197,7 @@ GUARDS: tuple[Patch, ...] = (
     always_granted, holds_ignored, collected_without_proof, hash_not_compared, content_not_synced, packs_not_synced, packs_not_compared, names_not_synced,
     start_not_written_first, any_error_is_a_no, answered_before_durable, ledger_not_synced, absent_is_gone,
     collecting_not_resumed, budget_ignored, budget_by_the_wall_clock,
-    any_path_goes, names_shown_as_they_are,
+    names_shown_as_they_are,
 )  # fmt: skip
 
 

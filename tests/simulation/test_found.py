@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from simulation.cloud import Box, Job
+from simulation.cloud import Box, Job, Violation
 from simulation.faults import Kind, Sweep
 from simulation.world import World
 
@@ -14,6 +14,7 @@ from gpuwatch.client import wire
 from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import Run, State
+from gpuwatch.vault import layout, names
 
 SPEC = """
 name = "found"
@@ -92,6 +93,38 @@ def test_a_file_that_no_vault_can_hold_waits_for_a_person(name: str) -> None:
         assert run.state is State.FAILED
         assert any("not verified" in hold for hold in run.holds)
         world.judge.end()
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_path_that_nobody_looked_at_is_what_the_judge_finds(
+    guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge can fail on I6: with the guard of paths broken, the same day leaves a file outside its run."""
+    if not guarded:
+        for module in (layout, names):
+            monkeypatch.setattr(module, "relative_parts", lambda path: tuple(path.split("/")))
+    with World(1) as world:
+        with_job(world)
+        make = world.cloud.make_box
+
+        def hostile(label: str) -> Box:
+            box = make(label)
+            box.write("out/good", 500, 0)
+            box.write("out/../../evil", 50, 0)
+            return box
+
+        world.cloud.make_box = hostile
+
+        async def script(world: World) -> None:
+            await world.launch(SPEC + '[[artifacts]]\npath = "out"\nrequired = false\n', "k")
+            await until(world, State.GONE, State.FAILED)
+
+        assert world.live(script)
+        if guarded:
+            world.judge.end()
+        else:
+            with pytest.raises(Violation, match="I6"):
+                world.judge.end()
 
 
 @pytest.mark.parametrize("step", [-90_000.0, 90_000.0])
