@@ -104,8 +104,31 @@ def test_every_file_comes_home_and_is_proved_with_no_pod_running(here: RunpodWor
         assert "2 files" in again.stdout
         whole = rescue(here, server, volume, "--to", "home")
         assert (whole.returncode, (home / "log.txt").read_text()) == (0, "done\n")
+        assert [p.read_text() for p in home.glob("log.txt.replaced-*")] == ["dont\n"], "nothing here is lost"
     finally:
         server.stop()
+
+
+def test_the_volumes_own_list_and_what_stands_in_the_target_are_kept(here: RunpodWorld) -> None:
+    volume = volume_of(here)
+    (here.cloud / "volumes" / volume / "SHA256SUMS").write_text("theirs\n")
+    (here.cloud / "volumes" / volume / "back\\slash").write_text("odd\n")
+    home = here.home / "home"
+    home.mkdir()
+    (home / "gputui-SHA256SUMS").write_text("mine\n")
+    server = Server("s3", here.cloud / "volumes")
+    server.start()
+    try:
+        done = rescue(here, server, volume, "--to", "home")
+    finally:
+        server.stop()
+    assert done.returncode == 0, done.stderr
+    assert (home / "SHA256SUMS").read_text() == "theirs\n"
+    assert [p.read_text() for p in home.glob("gputui-SHA256SUMS.replaced-*")] == ["mine\n"]
+    checked = subprocess.run(
+        ["sha256sum", "--check", "--strict", "gputui-SHA256SUMS"], cwd=home, capture_output=True, text=True
+    )
+    assert (checked.returncode, checked.stdout.count(": OK")) == (0, 5), checked.stdout
 
 
 def test_a_wrong_key_and_an_empty_folder_are_said(here: RunpodWorld) -> None:

@@ -21,8 +21,9 @@ from gpuwatch.spec.units import format_size, parse_size
 DOC = f"""\
 A network volume outlives its pods. Its files can be fetched through RunPod's S3 address with no pod running and no GPU
 paid. Every file is read back from both sides after the copy and named with its SHA-256 in SHA256SUMS. Nothing on the
-volume is changed. An S3 key of its own is needed (RunPod's console, Settings): set {KEYS[0]} and
-{KEYS[1]}. Without VOLUME your volumes are listed. Run it again after a break: what is here is not copied again.
+volume is changed, and nothing here is lost: a file whose name another version takes stays as NAME.replaced-TIME. An S3
+key of its own is needed (RunPod's console, Settings): set {KEYS[0]} and {KEYS[1]}.
+Without VOLUME your volumes are listed. Run it again after a break: what is here is not copied again.
 """
 
 
@@ -89,7 +90,7 @@ def _bring(options: argparse.Namespace) -> int:
 
 def _print(done: Brought, target: Path) -> None:
     print(
-        f"{len(done.proved)} files ({format_size(done.bytes)}) are in {target}, read back and equal; SHA256SUMS names them"
+        f"{len(done.proved)} files ({format_size(done.bytes)}) are in {target}, read back and equal; {done.sums} names them"
     )
     for path, why in [*done.failed.items(), *done.refused.items()][:40]:
         print(f"gpuwatch: not home: {clean(path, 200)}: {clean(why, 200)}", file=sys.stderr)

@@ -1,4 +1,7 @@
-"""Copy with rclone, then read every file back from both sides; what is proved is named with its SHA-256."""
+"""Copy with rclone, then read every file back from both sides; what is proved is named with its SHA-256.
+
+Nothing that stands in the target is lost: what a copy or our list takes the name of is kept beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,6 +18,9 @@ from typing import Final
 from gpuwatch.clean import clean
 from gpuwatch.mirror.rclone import find_rclone
 from gpuwatch.rescue.volume import NoRescue, Source, Wanted, read_listing
+from gpuwatch.vault.layout import fsync_folder
+from gpuwatch.vault.receipt import sum_line
+from gpuwatch.vault.reread import CHUNK, chunks, forget
 
 _LIST: Final = ("lsjson", "--recursive", "--files-only", "--no-mimetype", "--no-modtime")
 _INHERITED: Final = ("PATH", "HOME", "TMPDIR", "SSL_CERT_FILE", "https_proxy", "HTTPS_PROXY")
@@ -30,6 +37,8 @@ class Brought:
     refused: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
+    sums: str = ""
+    """The name of the list of what is proved, below the target."""
 
 
 @dataclass(slots=True)
@@ -52,8 +61,9 @@ class Rescue:
         return read_listing(done.stdout, folds=_folds(self.target))
 
     def bring(self, wanted: Wanted) -> Brought:
-        """Copy and prove. What stands there already with the same size is copied again only when it differs."""
+        """Copy and prove. What stands there already is copied again only when it differs, and is kept beside it."""
         result = Brought(refused=dict(wanted.refused))
+        aside = time.strftime(".replaced-%Y%m%d-%H%M%S", time.gmtime())
         if not wanted.files:
             return result
         with tempfile.TemporaryDirectory(prefix="gpuwatch-") as folder:
@@ -63,10 +73,11 @@ class Rescue:
             self.say(f"copying {len(wanted.files)} files, {sum(wanted.files.values()) / 1e9:.2f} GB")
             copied = self._rclone(
                 "copy", self.source.remote, str(self.target), "--files-from-raw", str(names), "--no-traverse", "--retries", "3",
-                "--low-level-retries", RETRIES, "--transfers", "4", "--contimeout", "20s", "--timeout", "5m", *limit,
+                "--suffix", aside, "--low-level-retries", RETRIES, "--transfers", "4", "--contimeout", "20s", "--timeout", "5m", *limit,
             )  # fmt: skip
             said = "" if copied.returncode == 0 else self._words(copied.stderr)
-            _sync(self.target)
+            os.sync()
+            _forget(self.target, wanted.files)
             self.say("reading everything back from both sides")
             checked = self._rclone(
                 "check", self.source.remote, str(self.target), "--files-from-raw", str(names), "--one-way", "--download", "--combined", "-",
@@ -85,17 +96,23 @@ class Rescue:
                 result.failed[path] = (
                     said or self._words(checked.stderr) or "it is not the same on both sides"
                 )
-        self._write(result.proved)
+        # the volume may have a list of its own
+        result.sums = "gputui-SHA256SUMS" if "sha256sums" in map(str.casefold, wanted.files) else "SHA256SUMS"
+        self._write(result, aside)
         return result
 
-    def _write(self, proved: dict[str, str]) -> None:
-        """`SHA256SUMS` beside the files, for `sha256sum -c`."""
-        path = self.target / "SHA256SUMS"
-        escaped = "".join(
-            f"{digest}  {name}\n" for name, digest in sorted(proved.items()) if "\\" not in name
-        )
-        path.write_text(escaped, encoding="utf-8")
-        _sync(self.target)
+    def _write(self, result: Brought, aside: str) -> None:
+        """The list beside the files, for `sha256sum -c`; another one that stands there is kept."""
+        path = self.target / result.sums
+        content = b"".join(sum_line(digest, name) for name, digest in sorted(result.proved.items()))
+        if path.is_symlink() or (path.exists() and path.read_bytes() != content):
+            path.replace(path.with_name(path.name + aside))
+        with tempfile.NamedTemporaryFile(dir=self.target, prefix=".gpuwatch-", delete=False) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
+        fsync_folder(self.target)
 
     def _rclone(self, *words: str, seconds: float | None = None) -> subprocess.CompletedProcess[bytes]:
         program = find_rclone()
@@ -123,18 +140,21 @@ class Rescue:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for data in chunks(file.fileno(), bytearray(CHUNK)):
+            digest.update(data)
+    return digest.hexdigest()
 
 
-def _sync(folder: Path) -> None:
-    """Everything below on the disk."""
-    os.sync()
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _forget(folder: Path, paths: Iterable[str]) -> None:
+    """Let the page cache go of these files: what is compared then is what the disk holds."""
+    for path in paths:
+        try:
+            with (folder / path).open("rb") as file:
+                forget(file.fileno())
+        except OSError:  # it was not copied: the comparison says so
+            continue
 
 
 def _folds(folder: Path) -> bool:

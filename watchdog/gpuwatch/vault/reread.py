@@ -87,14 +87,14 @@ def opened(folder: Path, parts: Sequence[str]) -> Iterator[int]:
 
 def chunks(descriptor: int, buffer: bytearray) -> Iterator[memoryview]:
     """The file's bytes from its start, each view valid until the next; past the page cache where possible."""
-    _forget(descriptor)
+    forget(descriptor)
     view = memoryview(buffer)
     while size := os.readv(descriptor, [buffer]):
         yield view[:size]
-    _forget(descriptor)
+    forget(descriptor)
 
 
-def _forget(descriptor: int) -> None:
+def forget(descriptor: int) -> None:
     """Drop the file from the page cache; dirty pages stay, which is right."""
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):  # pipes and odd file systems; the bytes are read all the same
