@@ -13,9 +13,9 @@ from aiohttp import web
 from gpucloudsim.cloud import Cloud
 from gpucloudsim.engine import lifecycle
 from gpucloudsim.engine.lifecycle import Refused
-from gpucloudsim.engine.market import SECOND
+from gpucloudsim.engine.market import SECOND, moment_of
 from gpucloudsim.engine.model import Instance
-from gpucloudsim.faces.http import Stop, answer, body_of
+from gpucloudsim.faces.http import answer, body_of
 from gpucloudsim.faults import KINDS, Fault, UnknownFaultError, parse
 
 POLL_S = 0.02
@@ -37,6 +37,7 @@ class Control:
             web.get(r"/_sim/instances/{id:\d+}/wait", self.wait),
             web.post(r"/_sim/instances/{id:\d+}/{act}", self.act),
             web.post("/_sim/credit", self.credit),
+            web.post("/_sim/market", self.market),
         ]
 
     async def state(self, request: web.Request) -> web.Response:
@@ -157,6 +158,17 @@ class Control:
                     await asyncio.sleep(POLL_S)
         return answer({"error": f"instance {number} did not become {phase} within {limit:g} s"}, 408)
 
+    async def market(self, request: web.Request) -> web.Response:
+        """{"at": SECONDS SINCE 1970 or "stocked"} stops prices and stock at that moment, {"at": null} lets them move."""
+        body = await body_of(request)
+        try:
+            at = None if body.get("at") is None else moment_of(str(body["at"]))
+        except ValueError:
+            return answer({"error": "at must be seconds since 1970, 'stocked' or null"}, 400)
+        self.cloud.world.market_us = at
+        await self.cloud.commit()
+        return answer({"at": None if at is None else at / 1e6})
+
     async def credit(self, request: web.Request) -> web.Response:
         """{"amount": 5.0} adds to the credit, {"set": 1.5} makes it that much (USD)."""
         body = await body_of(request)
@@ -167,7 +179,7 @@ class Control:
             if "set" in body:
                 amount = round(float(body["set"]) * 1e6) - lifecycle.credit(world)
         except (TypeError, ValueError):
-            raise Stop(answer({"error": "amount must be a number"}, 400)) from None
+            return answer({"error": "amount must be a number"}, 400)
         lifecycle.deposit(world, amount, now)
         await self.cloud.commit()
         return answer({"credit": lifecycle.credit(world) / 1e6})

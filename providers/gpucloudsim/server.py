@@ -17,6 +17,7 @@ from aiohttp import web
 
 from gpucloudsim.cloud import Cloud
 from gpucloudsim.control import Control
+from gpucloudsim.engine.market import moment_of
 from gpucloudsim.engine.model import World
 from gpucloudsim.faces.runpod import RunpodFace
 from gpucloudsim.faces.runpod.house import RunpodHouse
@@ -67,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--credit", type=float, default=25.0, help="USD on a new account (default: 25)")
     top.add_argument("--seed", type=int, default=1, help="seed of a new market (default: 1)")
     top.add_argument(
+        "--market-at",
+        type=moment_of,
+        metavar="TIME",
+        help="prices and stock stand still as they are at this time: seconds since 1970, or 'stocked', when nearly every"
+        " machine is free (default: they move with the clock)",
+    )
+    top.add_argument(
         "--fault", action="append", default=[], metavar="NAME[=ARG]", help="switch on a fault; repeatable"
     )
     top.add_argument(
@@ -114,6 +122,8 @@ def _memory(args: argparse.Namespace, store: Store) -> Memory:
         raise ForeignStateError(f"{args.state} holds a simulated {memory.cloud}; choose another --state")
     if args.api_key:
         memory.api_key = args.api_key
+    if args.market_at is not None:
+        memory.world.market_us = args.market_at
     memory.world.boot_us = round(args.boot_seconds * 1e6)
     memory.faults.extend(parse(text) for text in args.fault)
     return memory

@@ -47,6 +47,8 @@ class Simulator:
             "ssh_denied=0",
             "--fault",
             "ssh_refused=0.01",
+            "--market-at",
+            "stocked",
             *self.arguments,
         ]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

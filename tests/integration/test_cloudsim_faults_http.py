@@ -322,6 +322,15 @@ def test_acts_of_the_host_and_the_market(simulator: Simulator, ssh_user: SshUser
     simulator.call("POST", "/_sim/credit", {"set": 25.0})
 
 
+def test_the_market_can_be_let_go_and_stopped_again(simulator: Simulator) -> None:
+    stocked = simulator.call("GET", "/_sim/state")[1]["offers"]
+    assert simulator.call("POST", "/_sim/market", {"at": None}) == (200, {"at": None})
+    assert simulator.call("POST", "/_sim/market", {"at": "yesterday"})[0] == 400
+    assert simulator.call("POST", "/_sim/credit", {"amount": "much"})[0] == 400
+    assert simulator.call("POST", "/_sim/market", {"at": "stocked"})[0] == 200
+    assert simulator.call("GET", "/_sim/state")[1]["offers"] == stocked
+
+
 def test_recycling_empties_the_disk(simulator: Simulator, ssh_user: SshUser) -> None:
     instance = simulator.rent()
     ssh_user.run(simulator.port(instance), "echo x > file")

@@ -68,7 +68,8 @@ class RunpodWorld(World):
         if self.both:
             with (self.home / "vast.log").open("ab") as log:
                 self.vast = subprocess.Popen(
-                    [sys.executable, "-m", "gpucloudsim", "--state", str(self.home / "vast"), "--boot-seconds", "0.5", *options],
+                    [sys.executable, "-m", "gpucloudsim", "--state", str(self.home / "vast"), "--boot-seconds", "0.5",
+                     "--market-at", "stocked", *options],
                     stdout=subprocess.PIPE, stderr=log, env=self.environment,
                 )  # fmt: skip
             assert self.vast.stdout is not None

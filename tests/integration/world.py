@@ -88,6 +88,8 @@ class World:
             str(self.cloud),
             "--boot-seconds",
             "0.5",
+            "--market-at",
+            "stocked",
             *options,
         ]
         with log:

@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     headless = options.headless or not (sys.stdin.isatty() and sys.stdout.isatty())
     with _folder(options.keep) as home:
-        world = World(home, CLOUDS[options.cloud])
+        world = World(home, CLOUDS[options.cloud], still=headless)
         try:
             with world.started():
                 spec = home / "demo.toml"
@@ -143,6 +143,8 @@ class World:
 
     home: Path
     clouds: tuple[str, ...] = ("vast",)
+    still: bool = True
+    """Prices and stock stand still: a proof must not depend on what is sold out at this hour."""
     urls: dict[str, str] = field(default_factory=dict)
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -163,11 +165,21 @@ class World:
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
         """Simulators and daemon up; all ended, and every box with them, on leaving."""
+        market = ["--market-at", "stocked"] if self.still else []
         try:
             simulators = {
                 cloud: self._spawn(
                     f"simulator-{cloud}",
-                    ["-m", "gpucloudsim", "--cloud", cloud, "--state", str(self.state(cloud)), "--ephemeral"],
+                    [
+                        "-m",
+                        "gpucloudsim",
+                        "--cloud",
+                        cloud,
+                        "--state",
+                        str(self.state(cloud)),
+                        "--ephemeral",
+                        *market,
+                    ],
                 )
                 for cloud in self.clouds
             }

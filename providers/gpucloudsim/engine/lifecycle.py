@@ -39,7 +39,7 @@ class Refused(Exception):
 
 def the_market(world: World) -> Market:
     """The market in which this world lives."""
-    return market(world.seed)
+    return market(world.seed, world.market_us)
 
 
 def held(world: World) -> dict[int, int]:

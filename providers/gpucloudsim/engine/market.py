@@ -107,6 +107,20 @@ class Offer:
     """When the host takes the machine off the market."""
 
 
+STOCKED_US = 1_768_043_400 * SECOND
+"""A time at which nearly every machine of the first market is free."""
+
+
+def moment_of(text: str) -> int:
+    """A market's moment in microseconds: `stocked`, or seconds since 1970. Raises ValueError."""
+    if text == "stocked":
+        return STOCKED_US
+    seconds = float(text)
+    if not 0 <= seconds < 1e11:
+        raise ValueError("not a time of this millennium")
+    return round(seconds * SECOND)
+
+
 def _unit(*parts: object) -> float:
     """A reproducible number in [0, 1) that depends on nothing but its arguments."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
@@ -164,11 +178,16 @@ class Market:
     seed: int
     machines: tuple[Machine, ...]
     slots: tuple[Slot, ...]
+    still_us: int | None = None
+    """When set, prices, stock and offer ids are for ever those of this moment."""
+
+    def _moment(self, now: int) -> int:
+        return now if self.still_us is None else self.still_us
 
     def wave(self, machine: Machine, now: int) -> float:
         """How far the price stands from its mean at this time, about 0.9 to 1.1."""
         phase = _unit(self.seed, machine.index, "phase") * 2 * math.pi
-        hours = now / HOUR
+        hours = self._moment(now) / HOUR
         return (
             1
             + 0.06 * math.sin(hours * 2 * math.pi / 7 + phase)
@@ -182,18 +201,19 @@ class Market:
     def min_bid(self, slot: Slot, now: int) -> int:
         """Bid that runs at this time; moves faster and wider than the on-demand price."""
         phase = _unit(self.seed, slot.machine.index, "bid") * 2 * math.pi
-        swing = 1 + 0.12 * math.sin(now / HOUR * 2 * math.pi / 2.1 + phase)
+        swing = 1 + 0.12 * math.sin(self._moment(now) / HOUR * 2 * math.pi / 2.1 + phase)
         share = 0.38 + 0.25 * _unit(self.seed, slot.machine.index, "share")
         return round(slot.machine.price_micro * slot.num_gpus * share * swing / 100) * 100
 
     def serial(self, slot: Slot, now: int) -> int:
         """Which successive listing of the slot is up now."""
         shift = int(_unit(self.seed, slot.index, "shift") * OFFER_LIFE)
-        return max(0, now - MARKET_EPOCH + shift) // OFFER_LIFE
+        return max(0, self._moment(now) - MARKET_EPOCH + shift) // OFFER_LIFE
 
     def let_to_strangers(self, machine: Machine, now: int) -> int:
         """GPUs of the machine that somebody else has rented now (stock comes and goes)."""
-        epoch = (now + int(_unit(self.seed, machine.index, "tide") * 3 * OFFER_LIFE)) // (3 * OFFER_LIFE)
+        tide = int(_unit(self.seed, machine.index, "tide") * 3 * OFFER_LIFE)
+        epoch = (self._moment(now) + tide) // (3 * OFFER_LIFE)
         draw = _unit(self.seed, machine.index, "let", epoch)
         if draw > 0.12:
             return 0
@@ -254,8 +274,8 @@ class Market:
 
 
 @lru_cache(maxsize=16)
-def market(seed: int) -> Market:
-    """The market that grows from a seed: about 150 offers of 30 GPU models."""
+def market(seed: int, still_us: int | None = None) -> Market:
+    """The market that grows from a seed: about 150 offers of 30 GPU models; `still_us` stops it at a moment."""
     rng = random.Random(seed)
     machines: list[Machine] = []
     slots: list[Slot] = []
@@ -264,4 +284,4 @@ def market(seed: int) -> Market:
             machine = _draw_machine(rng, len(machines), gpu)
             machines.append(machine)
             slots += [Slot(len(slots) + i, machine, count) for i, count in enumerate(gpu.counts)]
-    return Market(seed, tuple(machines), tuple(slots))
+    return Market(seed, tuple(machines), tuple(slots), still_us)

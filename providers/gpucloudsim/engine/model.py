@@ -219,3 +219,5 @@ class World(msgspec.Struct):
     volumes: dict[str, NetworkVolume] = {}
     broke_means_gone: bool = False
     """At the end of the credit instances are destroyed, not stopped."""
+    market_us: int | None = None
+    """The moment at which prices and stock stand still; None: they move with the clock."""

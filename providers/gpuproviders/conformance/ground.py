@@ -113,7 +113,7 @@ async def simulated(cloud: str, faults: list[str]) -> AsyncIterator[Ground]:
         ssh_key = await asyncio.to_thread(_key_pair, home)
         argv = [
             sys.executable, "-m", "gpucloudsim", "--cloud", cloud, "--state", str(home / "cloud"), "--api-key", key,
-            "--boot-seconds", "0.3", "--ephemeral",
+            "--boot-seconds", "0.3", "--ephemeral", "--market-at", "stocked",
         ]  # fmt: skip
         for fault in ("ssh_denied=0", "ssh_refused=0.01", *faults):
             argv += ["--fault", fault]

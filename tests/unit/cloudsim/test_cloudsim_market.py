@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucloudsim.engine.market import HOUR, MARKET_EPOCH, OFFER_GRACE, OFFER_LIFE, SECOND, market
+from gpucloudsim.engine.market import (
+    HOUR,
+    MARKET_EPOCH,
+    OFFER_GRACE,
+    OFFER_LIFE,
+    SECOND,
+    STOCKED_US,
+    market,
+    moment_of,
+)
 
 MARKET = market(1)
 times = st.integers(0, 5 * 365 * 24 * 3600).map(lambda s: MARKET_EPOCH + s * SECOND)
@@ -63,3 +73,20 @@ def test_what_we_hold_is_not_offered_again() -> None:
 def test_machines_come_from_the_seed_alone() -> None:
     assert market(7).machines == market.__wrapped__(7).machines
     assert market(7).machines != market(8).machines
+
+
+def test_a_market_that_stands_still_has_the_same_stock_and_prices_at_any_hour() -> None:
+    still = market(1, moment_of("stocked"))
+    seen = [
+        [(o.offer_id, o.num_gpus, o.price_micro, o.min_bid_micro) for o in still.listed(now, {}, {})]
+        for now in (MARKET_EPOCH, MARKET_EPOCH + 999 * HOUR)
+    ]
+    assert seen[0] == seen[1]
+    assert len(seen[0]) >= len(still.slots) - 1
+    assert seen[0][0][2] == MARKET.listed(STOCKED_US, {}, {})[0].price_micro
+
+
+@pytest.mark.parametrize("text", ["", "noon", "nan", "inf", "-1", "1e12"])
+def test_a_moment_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        moment_of(text)
