@@ -109,7 +109,7 @@ class Door(Server):
             self._open -= 1
 
     def _known(self, given: str) -> bool:
-        return secrets.compare_digest(given.encode(), self._token.encode())
+        return secrets.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode())
 
     async def listen(self, sock: socket.socket, end: asyncio.Event, ready: Callable[[], None]) -> None:
         """Answer on `sock` until `end`; open pages are closed, and their apps ended."""
