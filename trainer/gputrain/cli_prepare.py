@@ -104,7 +104,6 @@ def _prepare(args: argparse.Namespace) -> int:
     if args.no_train:
         print(f"ready: gputrain train --config {path} --out {layout.run}")
         return 0
-    from gputrain.cli import main
+    from gputrain.cli_train import start
 
-    words = ["train", "--config", str(path), "--out", str(layout.run), "--processes", str(args.processes)]
-    return main(words)
+    return start(["--config", str(path), "--out", str(layout.run), "--processes", str(args.processes)])
