@@ -17,8 +17,8 @@ from gpuwatch.vault.layout import Vault
 
 if TYPE_CHECKING:
     from gpuwatch.daemon.fleet import Fleet
-    from gpuwatch.daemon.standing import Standing
     from gpuwatch.experience.book import Experience
+    from gpuwatch.mirror.standing import Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,12 +17,12 @@ from gpuwatch.clean import clean
 from gpuwatch.custody.facts import Copy
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff
-from gpuwatch.daemon.standing import Standing
 from gpuwatch.lifecycle.recover import spec_for
 from gpuwatch.lifecycle.run import FINAL
 from gpuwatch.mirror import plan, proof
 from gpuwatch.mirror.names import CHECKPOINTS, LATEST, BadRemote, folder_of, place
 from gpuwatch.mirror.rclone import MirrorFault, Progress, Rclone, Trouble, make_rclone
+from gpuwatch.mirror.standing import Standing
 from gpuwatch.spec import RunSpec, SpecError, read_spec
 from gpuwatch.vault.layout import VaultUnusable
 

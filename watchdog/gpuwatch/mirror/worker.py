@@ -84,48 +84,24 @@ def _listener() -> Callable[[dict[str, Any]], None]:
     return listen
 
 
+def _transfer(rclone: Any, source: str, target: str, arguments: list[str], limit: float | None) -> None:
+    patience = ["--retries", "1", "--low-level-retries", "3", "--contimeout", "20s"]
+    arguments = [*arguments, "--checksum", *patience, "--stats", "500ms"]
+    if limit:
+        arguments += ["--bwlimit", f"{max(1, int(limit) // 1024)}K"]
+    rclone.copy(source, target, show_progress=False, listener=_listener(), args=arguments)
+    emit(result="copied")
+
+
 def copy(rclone: Any, destination: str, only: list[str], order: dict[str, Any]) -> None:
     """Copy the listed files; what stands there already with equal hashes is left."""
-    arguments = [
-        *only,
-        "--checksum",
-        "--retries",
-        "1",
-        "--low-level-retries",
-        "3",
-        "--contimeout",
-        "20s",
-        "--stats",
-        "500ms",
-        "--transfers",
-        "4",
-    ]
-    if not order["replace"]:
-        arguments.append("--immutable")
-    if order["limit"]:
-        arguments += ["--bwlimit", f"{max(1, int(order['limit']) // 1024)}K"]
-    rclone.copy(".", destination, show_progress=False, listener=_listener(), args=arguments)
-    emit(result="copied")
+    only = [*only, "--transfers", "4", *([] if order["replace"] else ["--immutable"])]
+    _transfer(rclone, ".", destination, only, order["limit"])
 
 
 def fetch(rclone: Any, remote: str, only: list[str], order: dict[str, Any]) -> None:
     """Copy from the remote into this folder: the listed files, or all below it."""
-    arguments = [
-        *only,
-        "--checksum",
-        "--retries",
-        "1",
-        "--low-level-retries",
-        "3",
-        "--contimeout",
-        "20s",
-        "--stats",
-        "500ms",
-    ]
-    if order["limit"]:
-        arguments += ["--bwlimit", f"{max(1, int(order['limit']) // 1024)}K"]
-    rclone.copy(remote, ".", show_progress=False, listener=_listener(), args=arguments)
-    emit(result="copied")
+    _transfer(rclone, remote, ".", only, order["limit"])
 
 
 def check(utils: Any, destination: str, only: list[str], *, download: bool) -> None:
