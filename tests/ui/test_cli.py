@@ -17,6 +17,7 @@ from ui.fake_daemon import Fault
 from ui.scenario import SPEC, World, run_row, training_log
 
 from gputui.cli import build_parser, main
+from gputui.verbs import TOPICS, verb
 from gpuwatch.client import wire
 
 
@@ -24,6 +25,15 @@ def last(served: ThreadedDaemon, method: str) -> object:
     """The parameters of the last call; who asked (this user) is left out."""
     params = [params for name, params in served.fake.calls if name == method][-1]
     return msgspec.structs.replace(params, by="") if hasattr(params, "by") else params
+
+
+def test_every_command_has_somebody_who_does_it() -> None:
+    done_by_others = {"demo", "canary", "rescue"}  # main hands their options over unread
+    commands = next(a for a in build_parser()._actions if a.dest == "verb").choices
+    assert commands is not None
+    for name in set(commands) - done_by_others:
+        assert callable(verb(name))
+    assert {name for names in TOPICS.values() for name in names} == set(commands) - done_by_others
 
 
 # --- listings ------------------------------------------------------------------------------------

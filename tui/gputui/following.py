@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from gputui import wording as say
 from gputui.clean import cleaned
 from gputui.console import Console
+from gputui.exits import DAMAGE, OK
 from gpuwatch.client import wire
 from gpuwatch.client.blocking import Client
 from gpuwatch.client.errors import DaemonUnreachable
 from gpuwatch.paths import discover
 
-OK, DAMAGE = 0, 1
 PATIENCE = 30.0
 """Seconds without a daemon after which a stream gives up."""
 _PAGE = 1 << 18

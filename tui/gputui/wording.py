@@ -9,6 +9,7 @@ import time
 from typing import Final
 
 from gpuproviders.money import format_usd
+from gpuwatch.client import wire
 
 UNKNOWN: Final = "–"
 
@@ -188,3 +189,14 @@ def exposure(held: int | None, age: float | None) -> str:
     if age is not None:
         parts.append(duration(age))
     return " · ".join(parts)
+
+
+def accounts(rows: list[wire.AccountRow]) -> str:
+    """Every account with what it holds, or what is wrong with it."""
+    parts = []
+    for account in rows:
+        text = f"{account.provider} {account.problem or money(account.credit)}"
+        if account.foreign:
+            text += f" (+{plural(account.foreign, 'machine')} of yours that gpuwatch does not touch)"
+        parts.append(text)
+    return " · ".join(parts) or "no account is set up"

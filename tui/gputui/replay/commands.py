@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from gputui.console import Console
+from gputui.exits import OK, USAGE
 from gputui.replay import records
 from gputui.replay.recorder import Recorder
 from gpuwatch.client.stream import AsyncClient
 from gpuwatch.paths import discover
-
-OK, USAGE = 0, 2
 
 
 def record(args: argparse.Namespace, console: Console) -> int:

@@ -23,8 +23,8 @@ from aiohttp import web
 from textual_serve.server import Server
 
 from gputui.console import Console
+from gputui.exits import OK, USAGE
 
-OK, USAGE = 0, 2
 _LOOPBACK = "127.0.0.1"
 SESSIONS = 4
 """Pages that are open at once; each is a process of its own."""

@@ -9,64 +9,34 @@ from __future__ import annotations
 import asyncio
 import bisect
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 from typing import ClassVar
 
-from rich.cells import cell_len
-from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
-from rich.terminal_theme import TerminalTheme
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.filter import ANSIToTruecolor
 from textual.geometry import Region
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from gputui import ansi
 from gputui.guard import run_guarded
+from gputui.logs import rows
 from gputui.logs.lens import Every, Lens, Matching
-from gputui.logs.marks import Mark, mark_of
+from gputui.logs.marks import Mark
 from gputui.logs.pattern import TROUBLE, Finder
 from gputui.logs.search import AT_ONCE, Search
-from gputui.logs.store import LogStore, WindowLog, line_before, raw_line
+from gputui.logs.store import LogStore, WindowLog, line_before
 from gputui.widgets import tones
+from gputui.widgets.logpaint import Painter
 
-_CACHE = 2_000
 _COUNTED = 1 << 20
 """New bytes whose lines are counted while standing still; of more the size is told."""
 _PAUSE = 0.2
 """Seconds without a key before a big log is searched for what was typed."""
-
-
-@lru_cache(maxsize=1024)
-def _style(look: ansi.Sgr) -> Style:
-    def color(value: ansi.Color | None) -> Color | None:
-        if value is None:
-            return None
-        return Color.from_ansi(value) if isinstance(value, int) else Color.from_rgb(*value)
-
-    return Style(
-        color=color(look.color),
-        bgcolor=color(look.background),
-        bold=look.bold or None,
-        dim=look.dim or None,
-        italic=look.italic or None,
-        underline=look.underline or None,
-        reverse=look.reverse or None,
-        strike=look.strike or None,
-    )
-
-
-@lru_cache(maxsize=1024)
-def _truecolor(theme: TerminalTheme, style: Style, background: Color) -> Style:
-    return ANSIToTruecolor(theme).truecolor_style(style, background)
 
 
 class LogView(Widget, can_focus=True):
@@ -138,7 +108,7 @@ LogView {
         self._left = 0
         self._walked = False
         self._seen_end = 0
-        self._strips: dict[int, tuple[Mark, Strip]] = {}
+        self._painter = Painter(self)
         self._base = Style()
         self._screen: list[tuple[int, int]] = []
 
@@ -147,7 +117,7 @@ LogView {
     def attach(self, store: LogStore) -> None:
         """Show another log, from its end."""
         self.store = store
-        self._strips.clear()
+        self._painter.clear()
         self.follow = True
         self._to_end()
 
@@ -155,7 +125,7 @@ LogView {
         """The store has newer bytes (and may have forgotten old ones)."""
         store = self.store
         if self._seen_end > store.start:
-            self._strips.pop(line_before(store, min(self._seen_end, store.end)), None)  # it was unfinished
+            self._painter.forget(line_before(store, min(self._seen_end, store.end)))  # it was unfinished
         if self.follow:
             self._to_end()
         else:
@@ -208,19 +178,8 @@ LogView {
 
     def _end_position(self) -> tuple[int, int]:
         """The position that shows the last rows."""
-        lens, left = self.lens, max(1, self.size.height)
-        line = lens.near(self.store.end)
-        if line is None:
-            return self.store.start, 0
-        while True:
-            rows = self._rows_of(line)
-            if rows >= left:
-                return line, rows - left
-            left -= rows
-            before = lens.before(line)
-            if before is None:
-                return line, 0
-            line = before
+        store = self.store
+        return rows.last(self.lens, store.start, store.end, self.size.height, self._rows_of)
 
     def _to_end(self) -> None:
         self.top, self._skip = self._end_position()
@@ -244,24 +203,8 @@ LogView {
 
     def action_line(self, by: int) -> None:
         """Scroll by rows."""
-        lens = self.lens
-        line, skip = lens.near(self.top), self._skip
-        if line is None:
-            return
-        skip += by
-        while skip < 0:
-            before = lens.before(line)
-            if before is None:
-                skip = 0
-                break
-            line = before
-            skip += self._rows_of(line)
-        while skip >= (rows := self._rows_of(line)):
-            after = lens.after(line)
-            if after is None:
-                break
-            line, skip = after, skip - rows
-        self._go(line, skip)
+        if (found := rows.moved(self.lens, (self.top, self._skip), by, self._rows_of)) is not None:
+            self._go(*found)
 
     def action_page(self, by: int) -> None:
         """Scroll by screens."""
@@ -354,7 +297,7 @@ LogView {
         else:
             self.search, self.current, self.only = None, None, False
             self.workers.cancel_group(self, "search")
-            self._strips.clear()
+            self._painter.clear()
             self._stay()
             self.post_message(self.Searched(0, 0, 1.0, done=True))
 
@@ -362,7 +305,7 @@ LogView {
         """Start looking."""
         self.search = Search(self.store, finder, self._news)
         self.current, self._walked = None, False
-        self._strips.clear()
+        self._painter.clear()
         self.refresh()
         run_guarded(self, self._run(self.search), what="Search", group="search")
 
@@ -415,20 +358,15 @@ LogView {
         if line == self.current:
             return
         self.current = line
-        self._strips.clear()
+        self._painter.clear()
         if self.follow:
             self._seen_end = self.store.end
         self.follow = False  # a match stays put, also on the last screen
         self._centre(line)
 
     def _centre(self, line: int) -> None:
-        lens, top = self.lens, line
-        for _ in range(self.size.height // 2):
-            before = lens.before(top)
-            if before is None:
-                break
-            top = before
-        self.top, self._skip = min((top, 0), self._end_position())
+        middle = rows.centred(self.lens, line, self.size.height)
+        self.top, self._skip = min(middle, self._end_position())
         self.refresh()
 
     # --- drawing ---------------------------------------------------------------------------------
@@ -440,20 +378,12 @@ LogView {
 
     def notify_style_update(self) -> None:
         """A theme was chosen."""
-        self._strips.clear()
+        self._painter.clear()
         super().notify_style_update()
 
     def shown_lines(self) -> Iterator[tuple[int, int]]:
         """Line and row of the line, for each row on screen."""
-        lens, height = self.lens, self.size.height
-        line, skip = lens.near(self.top), self._skip
-        while line is not None and height > 0:
-            for row in range(min(skip, self._rows_of(line) - 1), self._rows_of(line)):
-                if height == 0:
-                    return
-                yield line, row
-                height -= 1
-            line, skip = lens.after(line), 0
+        return rows.on_screen(self.lens, (self.top, self._skip), self.size.height, self._rows_of)
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Look up once which lines are on screen, then draw them."""
@@ -508,45 +438,5 @@ LogView {
         return at < len(matches) and matches[at] < self.store.start + (y + 1) * span // height
 
     def _line(self, line: int) -> tuple[Mark, Strip]:
-        found = self._strips.get(line)
-        if found is None:
-            if len(self._strips) > _CACHE:
-                self._strips.clear()
-            found = self._strips[line] = self._draw(line)
-        return found
-
-    def _looks(self, base: Style, look: ansi.Sgr) -> Style:
-        """How a colour that the job asked for is shown: by the theme's sixteen, or the terminal's own."""
-        style = base + _style(look)
-        if look is ansi.PLAIN or self.app.native_ansi_color:
-            return style
-        background = base.bgcolor or Color.from_rgb(0, 0, 0)
-        return _truecolor(self.app.ansi_theme, style, background)
-
-    def _draw(self, line: int) -> tuple[Mark, Strip]:
-        base = self._base
-        parts = ansi.parse(raw_line(self.store, line))
-        text = "".join(part for part, _ in parts)
-        mark = mark_of(text)
-        if all(look is ansi.PLAIN for _, look in parts) and mark in {Mark.TROUBLE, Mark.WARNING}:
-            base = tones.tone_style(self, mark.value[1], base)
-        segments = [Segment(part, self._looks(base, look)) for part, look in parts]
-        if self.search is not None:
-            found = self.get_component_rich_style("log--current" if line == self.current else "log--match")
-            segments = _marked(segments, self.search.finder.spans(text), found)
-        return mark, Strip(segments, cell_len(text))
-
-
-def _marked(segments: Sequence[Segment], spans: Sequence[tuple[int, int]], style: Style) -> list[Segment]:
-    """Segments with the characters in `spans` in another style."""
-    out: list[Segment] = []
-    at = 0
-    for segment in segments:
-        text, base = segment.text, segment.style or Style()
-        end = at + len(text)
-        cuts = sorted({at, end, *(p for span in spans for p in span if at < p < end)})
-        for start, stop in pairwise(cuts):
-            inside = any(a <= start and stop <= b for a, b in spans)
-            out.append(Segment(text[start - at : stop - at], base + style if inside else base))
-        at = end
-    return out
+        finder = self.search.finder if self.search is not None else None
+        return self._painter.line(self.store, line, self._base, finder, self.current)
