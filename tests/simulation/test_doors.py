@@ -366,6 +366,8 @@ READS = {
 NO_END = {
     "shutdown": "ends the daemon, no machine; a restart carries on",
     "launch": "begins",
+    "run.retry": "collects again, or launches the same spec as another run",
+    "run.recover": "leaves a machine to a run that collects from it and ends it like any other (test_mending)",
     "destroy.cancel": "takes a wish back",
     "hold": "keeps",
     "machine.avoid": "a word about what to rent next; touches no machine that is rented",

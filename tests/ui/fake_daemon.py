@@ -273,6 +273,18 @@ class FakeDaemon:
     def _launch(self, params: wire.Launch) -> wire.Launched:
         return wire.Launched(run="n0w1aunc", name="miras-s")
 
+    def _run_retry(self, params: wire.Retry) -> wire.Retried:
+        run = self._run_of(params.run)
+        if run.instance_id is not None:
+            return wire.Retried(run=run.id, name=run.name, text="its files are collected again")
+        return wire.Retried(run="n0w1aunc", name=run.name, text="n0w1aunc rents a machine and begins anew")
+
+    def _run_recover(self, params: wire.Recover) -> wire.Retried:
+        run = self._run_of(params.run)
+        return wire.Retried(
+            run=run.id, name=run.name, text="another machine is rented and goes on from step 1750"
+        )
+
     def _runs(self, params: wire.Empty) -> wire.Runs:
         return self.world.fleet()
 

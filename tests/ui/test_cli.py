@@ -16,8 +16,8 @@ from ui.conftest import ThreadedDaemon
 from ui.fake_daemon import Fault
 from ui.scenario import SPEC, World, run_row, training_log
 
+from gputui import verbs
 from gputui.cli import build_parser, main
-from gputui.verbs import TOPICS, verb
 from gpuwatch.client import wire
 
 
@@ -32,8 +32,8 @@ def test_every_command_has_somebody_who_does_it() -> None:
     commands = next(a for a in build_parser()._actions if a.dest == "verb").choices
     assert commands is not None
     for name in set(commands) - done_by_others:
-        assert callable(verb(name))
-    assert {name for names in TOPICS.values() for name in names} == set(commands) - done_by_others
+        assert callable(verbs.verb(name))
+    assert {name for names in verbs.TOPICS.values() for name in names} == set(commands) - done_by_others
 
 
 # --- listings ------------------------------------------------------------------------------------

@@ -166,6 +166,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--reason", default="", metavar="TEXT", help="why they may be lost; kept in the ledger"
     )
 
+    retry = of_run("retry", "try a failed run again: collect again, or launch its spec as another run")
+    retry.add_argument(
+        "--fresh", action="store_true", help="from the beginning, not from its newest checkpoint at home"
+    )
+    recover = of_run("recover", "leave a run's machine: go on elsewhere from the newest checkpoint at home")
+    recover.add_argument("--reason", default="", metavar="TEXT", help="why; kept in the ledger")
+    for mend in (retry, recover):
+        mend.add_argument("--yes", "-y", action="store_true", help="do not ask before spending money")
+
     of_run("why", "why a run's machine exists, and what happens next")
 
     holds = verb("holds", "every hold: what keeps machines from being destroyed, who placed it, how it goes")

@@ -145,39 +145,3 @@ def mean_utilisation(gpus: Sequence[wire.GpuRow]) -> float | None:
 def telemetry_age(fleet: Fleet, run: wire.RunRow, now: float) -> float | None:
     """Seconds since the box reported, the time since the snapshot included."""
     return None if run.telemetry_age is None else run.telemetry_age + max(0.0, now - fleet.received)
-
-
-# --- which actions are possible, and if not, why -------------------------------------------------
-
-
-def why_no_destroy(run: wire.RunRow | None) -> str | None:
-    """Why a run's machine cannot be destroyed, None when it can."""
-    if run is None:
-        return "there is no run here"
-    if run.state in say.ENDED:
-        return f"{run.name} has no machine any more"
-    if run.state == "destroying":
-        return f"the destroy of {run.name} has been sent already"
-    return None
-
-
-def why_no_undo(run: wire.RunRow | None) -> str | None:
-    """Why a destroy cannot be taken back, None when it can."""
-    if run is None:
-        return "there is no run here"
-    if run.state == "destroying":
-        return "the destroy has been sent; it cannot be taken back"
-    if run.state in say.ENDED:
-        return f"the machine of {run.name} is gone"
-    return None
-
-
-def why_no_box(run: wire.RunRow | None) -> str | None:
-    """Why nobody can reach into a run's box, None when it may be reachable."""
-    if run is None:
-        return "there is no run here"
-    if run.instance_id is None or run.state in say.ENDED:
-        return f"{run.name} has no machine"
-    if run.state in {"requested", "renting", "booting"}:
-        return f"the machine of {run.name} is still {run.state}"
-    return None

@@ -28,7 +28,7 @@ class Commands(Provider):
         screen = self.screen
         if isinstance(screen, Place):
             for node, binding, _, _ in screen.active_bindings.values():
-                if node is screen and binding.show and binding.description:
+                if node is screen and binding.description:
                     reason = screen.why_not(binding.action.partition("(")[0])
                     run = partial(screen.run_action, binding.action)
                     yield binding.description, reason or binding.tooltip or "", run

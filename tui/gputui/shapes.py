@@ -21,6 +21,8 @@ SHAPES: dict[str, tuple[type[wire.Struct], ...]] = {
     "release": (wire.CustodyReport,),
     "unpin": (wire.CustodyReport,),
     "resolve": (wire.Empty,),
+    "retry": (wire.Retried,),
+    "recover": (wire.Retried,),
     "mirror": (wire.MirrorStatus,),
     "cost": (wire.CostReport,),
     "events": (wire.EventRow,),

@@ -3,7 +3,8 @@
 import msgspec
 from ui.scenario import NOW, USD, run_row, small_fleet
 
-from gputui.fleet import Fleet, History, Link, LinkStatus, by_attention, totals, why_no_destroy, why_no_undo
+from gputui.fleet import Fleet, History, Link, LinkStatus, by_attention, totals
+from gputui.possible import why_no_destroy, why_no_undo
 
 
 def test_the_header_sums_what_still_runs() -> None:

@@ -134,7 +134,7 @@ class OffersScreen(Place):
             id="my-run",
             tooltip="What another of your runs would cost here",
         ),
-        Binding("d,w,u,x,y,f,P,exclamation_mark", "no_run", show=False),
+        Binding("d,w,u,x,y,f,P,H,A,C,K,exclamation_mark", "no_run", show=False),
     ]
 
     def __init__(self) -> None:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Input
 
+from gputui import possible
 from gputui.app import GpuTui
-from gputui.fleet import Fleet, why_no_box, why_no_destroy, why_no_undo
+from gputui.fleet import Fleet
 from gputui.guard import run_guarded
+from gputui.possible import why_no_box, why_no_destroy, why_no_undo
+from gputui.screens.place_keys import KEYS
 from gputui.widgets.bars import Banner, KeyBar, TopBar
 from gputui.widgets.entry import Entry
 from gputui.widgets.vtable import VTable
 from gpuwatch.client import wire
+
+_WHY_NOT: dict[str, Callable[[wire.RunRow | None], str | None]] = {
+    "retry": possible.why_no_retry,
+    "recover": possible.why_no_recover,
+    "accept_key": possible.why_no_key,
+}
 
 
 class Place(Screen[None]):
@@ -26,57 +36,7 @@ class Place(Screen[None]):
 
     PLACE = ""
     AUTO_FOCUS = "VTable"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open", "Open", id="open"),
-        Binding("l", "launch", "Launch", id="launch", tooltip="Start a run from a spec"),
-        Binding("d", "destroy", "Destroy", id="destroy", tooltip="Collect, verify, then destroy"),
-        Binding("u", "undo", "Undo destroy", show=False, id="undo"),
-        Binding("w", "why", "Why", id="why", tooltip="Why does this machine exist?"),
-        Binding(
-            "P",
-            "pin",
-            "Pin",
-            show=False,
-            id="pin",
-            tooltip="Keep this machine until P again; it costs meanwhile",
-        ),
-        Binding(
-            "H",
-            "holds",
-            "Holds",
-            show=False,
-            id="holds",
-            tooltip="What keeps the machine; release or place one",
-        ),
-        Binding("x", "shell", "SSH", show=False, id="shell", tooltip="A shell on the box; the app waits"),
-        Binding("y", "copy_ssh", "Copy SSH command", show=False, id="copy-ssh"),
-        Binding(
-            "f",
-            "forward",
-            "Forward port",
-            show=False,
-            id="forward",
-            tooltip="A port of the box here (TensorBoard); again ends it",
-        ),
-        Binding(
-            "exclamation_mark",
-            "command",
-            "Run command",
-            show=False,
-            id="command",
-            tooltip="One command on the box, and what it says",
-        ),
-        Binding(
-            "E",
-            "evacuate",
-            "Evacuate all",
-            show=False,
-            id="evacuate",
-            tooltip="Bring everything home, then end every machine",
-        ),
-        Binding("slash", "filter", "Filter", id="filter", priority=True),
-        Binding("escape", "back", "Back", show=False, id="back"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = KEYS
 
     def compose(self) -> ComposeResult:
         """Header, banner, the place itself, keys."""
@@ -137,6 +97,8 @@ class Place(Screen[None]):
             return why_no_box(run)
         if action in {"pin", "holds"} and why_no_destroy(run) is not None:
             return why_no_destroy(run)
+        if action in _WHY_NOT:
+            return _WHY_NOT[action](run)
         if action in {"why", "open"} and run is None:
             return "there is no run here"
         if action == "evacuate" and not self._living():
@@ -255,6 +217,27 @@ class Place(Screen[None]):
         from gputui.screens.holds import HoldsDialog
 
         self.app.push_screen(HoldsDialog(run))
+
+    def _mend(self, action: str) -> None:
+        run = self.current_run()
+        if not self.refuse(action) and run is not None:
+            from gputui.screens import mending
+
+            {"retry": mending.retry, "recover": mending.recover, "accept_key": mending.accept_key}[action](
+                self, run
+            )
+
+    def action_retry(self) -> None:
+        """Try a failed run once more."""
+        self._mend("retry")
+
+    def action_recover(self) -> None:
+        """Go on elsewhere."""
+        self._mend("recover")
+
+    def action_accept_key(self) -> None:
+        """Take the host key that the box shows now for its own."""
+        self._mend("accept_key")
 
     def action_evacuate(self) -> None:
         """End everything, with nothing lost."""

@@ -16,8 +16,9 @@ from textual.widgets import ContentSwitcher
 from gputui import ansi, boxes, boxfiles, receipts
 from gputui import wording as say
 from gputui.clean import clean_lines
-from gputui.fleet import Fleet, telemetry_age, why_no_box
+from gputui.fleet import Fleet, telemetry_age
 from gputui.guard import run_guarded
+from gputui.possible import why_no_box
 from gputui.screens import run_asked
 from gputui.screens.ask import Reading
 from gputui.screens.place import Place

@@ -21,6 +21,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "launch": ("launch",),
     "runs": ("ls", "show", "why", "logs", "events"),
     "custody": ("holds", "hold", "pin", "release", "unpin", "resolve", "destroy"),
+    "mending": ("retry", "recover"),
     "money": ("cost",),
     "mirrors": ("mirror",),
     "daemon": ("status", "login"),

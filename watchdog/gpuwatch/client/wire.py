@@ -609,6 +609,34 @@ class Launched(Struct, frozen=True, kw_only=True):
     name: str
 
 
+class Retry(Struct, frozen=True, kw_only=True):
+    """Try a run that failed, was lost or ended badly once more.
+
+    With files on its machine they are collected again. Without a machine the same spec is launched as another run,
+    from the newest checkpoint at home unless `fresh`; the same `key` again returns that run instead of a second one.
+    """
+
+    run: str
+    key: str
+    fresh: bool = False
+
+
+class Recover(Struct, frozen=True, kw_only=True):
+    """Leave a run's machine and go on elsewhere from its newest checkpoint at home; the old one is collected and ended."""
+
+    run: str
+    reason: str = ""
+    by: str = ""
+
+
+class Retried(Struct, frozen=True, kw_only=True):
+    """The run that goes on (the same, or a new one), and in words what happens now."""
+
+    run: str
+    name: str
+    text: str
+
+
 class RunRef(Struct, frozen=True, kw_only=True):
     """A run by id, unique id prefix, or name (the newest of that name)."""
 
@@ -834,6 +862,8 @@ METHODS: dict[str, tuple[type[Struct], type[Struct]]] = {
     "machine.forgive": (MachineForgive, MachineRow),
     "spec.check": (SpecText, SpecCheck),
     "launch": (Launch, Launched),
+    "run.retry": (Retry, Retried),
+    "run.recover": (Recover, Retried),
     "runs": (Empty, Runs),
     "runs.ended": (EndedQuery, Ended),
     "run": (RunRef, RunDetail),

@@ -13,14 +13,14 @@ from gpuwatch.client.errors import CallFailed
 from gpuwatch.daemon import accounting, standing
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.ending import Ending
-from gpuwatch.daemon.launching import Launching
+from gpuwatch.daemon.mending import Mending
 from gpuwatch.daemon.streaming import Streaming
 from gpuwatch.lifecycle.evolve import Impossible
 from gpuwatch.paths import Paths
 from gpuwatch.prices import PriceBook
 
 
-class Service(Launching, Streaming, Ending):
+class Service(Mending, Streaming, Ending):
     """What clients can ask for. `start_run` starts driving a run; `stop` asks the daemon to end."""
 
     def __init__(
@@ -41,6 +41,8 @@ class Service(Launching, Streaming, Ending):
             "machine.forgive": self.forgive,
             "spec.check": self.check_spec,
             "launch": self.launch,
+            "run.retry": self.retry,
+            "run.recover": self.recover,
             "runs": self.runs,
             "runs.ended": self.ended,
             "run": self.run,

@@ -55,6 +55,10 @@ def ceiling(run: Run, spec: RunSpec, now: float) -> str | None:
     return None
 
 
+ASKED = "asked for another machine"
+"""What stands in the evidence when a person had a run leave its machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """Work that exists nowhere else: steps, seconds of the job, micro-dollars; None where it is not known."""
