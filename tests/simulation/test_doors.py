@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from simulation.cloud import Box, Job, Violation
 from simulation.faults import Kind
+from simulation.steps import until
 from simulation.world import World
 
 from gpuwatch.client import wire
@@ -49,12 +50,6 @@ def run_of(world: World) -> Run:
 def box_of(world: World) -> Box:
     (machine,) = [m for m in world.cloud.machines.values() if m.alive]
     return machine.box
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(86_400):
-        while not true():
-            await asyncio.sleep(1)
 
 
 def job(world: World, *, length: float, artifact: bool = True) -> None:

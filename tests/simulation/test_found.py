@@ -6,14 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
-from simulation.cloud import Box, Job, Violation
+from simulation.cloud import Box, Violation
 from simulation.faults import Kind, Sweep
+from simulation.steps import only, with_job
 from simulation.world import World
 
 from gpuwatch.client import wire
 from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.run import Run, State
+from gpuwatch.lifecycle.run import State
 from gpuwatch.vault import layout, names
 
 SPEC = """
@@ -25,20 +26,6 @@ command = "train"
 [[artifacts]]
 path = "model.bin"
 """
-
-
-def with_job(world: World, *, length: float = 60.0) -> None:
-    """A job that prints, writes its artifact at the end, and ends."""
-
-    def box(_label: str) -> Box:
-        return Box(Job([(length * 0.9, lambda box, at: box.write("model.bin", 2000, at))], length, 0))
-
-    world.cloud.make_box = box
-
-
-def only(world: World) -> Run:
-    (run,) = world.durable().values()
-    return run
 
 
 async def until(world: World, *states: State) -> None:
@@ -56,7 +43,7 @@ async def to_the_end(world: World) -> None:
 def test_a_log_torn_by_a_power_cut_is_fetched_anew() -> None:
     """It was taken for the beginning of the box's log, found to differ, and taken again, for ever."""
     with World(1) as world:
-        with_job(world)
+        with_job(world, written=0.9, size=2000)
 
         async def until_captured(world: World) -> None:
             await world.launch(SPEC, "k")
@@ -79,7 +66,7 @@ def test_a_log_torn_by_a_power_cut_is_fetched_anew() -> None:
 def test_a_file_that_no_vault_can_hold_waits_for_a_person(name: str) -> None:
     """It was fetched again and again while the machine billed."""
     with World(1) as world:
-        with_job(world)
+        with_job(world, written=0.9, size=2000)
         make = world.cloud.make_box
 
         def hostile(label: str) -> Box:
@@ -104,7 +91,7 @@ def test_a_path_that_nobody_looked_at_is_what_the_judge_finds(
         for module in (layout, names):
             monkeypatch.setattr(module, "relative_parts", lambda path: tuple(path.split("/")))
     with World(1) as world:
-        with_job(world)
+        with_job(world, written=0.9, size=2000)
         make = world.cloud.make_box
 
         def hostile(label: str) -> Box:
@@ -131,7 +118,7 @@ def test_a_path_that_nobody_looked_at_is_what_the_judge_finds(
 def test_a_clock_that_somebody_sets_ends_no_job(step: float) -> None:
     """A day forward ended jobs by their budget; a day back let them run on."""
     with World(1) as world:
-        with_job(world, length=100_000.0)
+        with_job(world, written=0.9, size=2000, length=100_000.0)
 
         async def script(world: World) -> None:
             await world.launch(SPEC + "[budget]\nmax_hours = 1\n", "k")
@@ -151,7 +138,7 @@ def test_a_clock_that_somebody_sets_ends_no_job(step: float) -> None:
 def test_a_clock_that_somebody_sets_while_no_daemon_runs_ends_no_job(step: float) -> None:
     """Only within one process were durations kept from the wall clock."""
     with World(1) as world:
-        with_job(world, length=100_000.0)
+        with_job(world, written=0.9, size=2000, length=100_000.0)
 
         async def first(world: World) -> None:
             await world.launch(SPEC + "[budget]\nmax_hours = 1\n", "k")
@@ -180,7 +167,7 @@ def test_a_machine_that_no_listing_has_had_yet_is_not_gone_because_the_clock_was
 ) -> None:
     """A laptop booted an hour ahead: a machine of this minute was a dud by its age, absent, and rented anew."""
     with World(1) as world:
-        with_job(world)
+        with_job(world, written=0.9, size=2000)
         world.cloud.lag_create = 90.0
         honest, lost = world.transport._write, iter(("the first",))
 
@@ -206,7 +193,7 @@ def test_a_machine_that_no_listing_has_had_yet_is_not_gone_because_the_clock_was
 def test_no_vault_is_made_in_the_mount_point_of_the_one_that_is_not_mounted() -> None:
     """A daemon that started while the disk was away made a new one there, and proved files into it."""
     with World(1) as world:
-        with_job(world)
+        with_job(world, written=0.9, size=2000)
 
         async def until_running(world: World) -> None:
             await world.launch(SPEC, "k")
@@ -231,7 +218,7 @@ def test_no_vault_is_made_in_the_mount_point_of_the_one_that_is_not_mounted() ->
 def test_a_receipt_that_is_not_there_any_more_permits_nothing() -> None:
     """It is collected and written again."""
     with World(1) as world:
-        with_job(world)
+        with_job(world, written=0.9, size=2000)
 
         async def script(world: World) -> None:
             assert world.children is not None
@@ -251,7 +238,7 @@ def test_a_receipt_that_is_not_there_any_more_permits_nothing() -> None:
 def test_a_permit_that_grew_old_over_a_hanging_disk_is_asked_for_again() -> None:
     """The record of the destroy took minutes to be written; the daemon tripped over its own permit."""
     with World(1) as world:
-        with_job(world)
+        with_job(world, written=0.9, size=2000)
 
         def hook(name: str) -> None:
             run = next(iter(world.ledger.runs.values()), None) if world.ledger else None

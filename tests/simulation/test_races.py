@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 from simulation.arriving import SimulatedSentinel
-from simulation.cloud import Box, Job
 from simulation.faults import Kind, Sweep
+from simulation.steps import only, until, with_job
 from simulation.world import World
 
 from gpuproviders.errors import Ambiguous, Unavailable
@@ -21,7 +20,7 @@ from gpuwatch.client.errors import CallFailed
 from gpuwatch.daemon.fleet import Fleet
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.absence import AFTER_DESTROY
-from gpuwatch.lifecycle.run import Run, State
+from gpuwatch.lifecycle.run import State
 
 SPEC = """
 name = "race"
@@ -32,27 +31,6 @@ command = "train"
 [[artifacts]]
 path = "model.bin"
 """
-
-
-def with_job(world: World, *, length: float = 60.0) -> None:
-    """A job that writes its one artifact in the middle and goes on."""
-
-    def box(_label: str) -> Box:
-        return Box(Job([(length / 2, lambda box, at: box.write("model.bin", 5000, at))], length, 0))
-
-    world.cloud.make_box = box
-
-
-def only(world: World) -> Run:
-    (run,) = world.durable().values()
-    return run
-
-
-async def until(world: World, true: Callable[[], bool]) -> None:
-    """Until something holds in the simulated world; the whole of it is over long before the deadline."""
-    async with asyncio.timeout(86_400):
-        while not true():
-            await asyncio.sleep(1)
 
 
 def kinds(world: World) -> list[type[e.Event]]:
@@ -72,10 +50,10 @@ def test_a_wish_taken_back_during_the_last_look_keeps_the_machine() -> None:
 
         async def script(world: World) -> None:
             run = await world.launch(SPEC + '[idle]\naction = "notify"\n', "k")
-            await until(world, lambda: only(world).state is State.VERIFIED)
+            await until(lambda: only(world).state is State.VERIFIED)
             await world.children.service.destroy(wire.Destroy(run=run))
             world.faults.hook = hook
-            await until(world, lambda: bool(answers))
+            await until(lambda: bool(answers))
             await asyncio.sleep(600)
 
         world.live(script)
@@ -92,7 +70,7 @@ def test_a_waiver_ends_with_the_wish_that_it_was_given_for() -> None:
 
         async def script(world: World) -> None:
             run = await world.launch(SPEC + "[budget]\nmax_hours = 0.9\n", "k")
-            await until(world, lambda: only(world).state is State.RUNNING)
+            await until(lambda: only(world).state is State.RUNNING)
             service = world.children.service
             # everything is given up and taken back at once, before the actor has had its turn
             order = wire.Destroy(run=run, waive=["*"], confirm="race", reason="a slip")
@@ -102,7 +80,7 @@ def test_a_waiver_ends_with_the_wish_that_it_was_given_for() -> None:
             del service._nudge
             service._nudge(run)
             # the end of the budget comes without any waiver of its own
-            await until(world, world.settled)
+            await until(world.settled)
 
         world.live(script)
         assert not world.cloud.violations, world.cloud.violations
@@ -129,18 +107,18 @@ def test_a_crash_inside_an_order_to_give_files_up_leaves_no_waiver_without_a_wis
         async def first(world: World) -> None:
             nonlocal ordered
             run = await world.launch(SPEC + "[budget]\nmax_hours = 0.9\n", "k")
-            await until(world, lambda: only(world).state is State.RUNNING)
+            await until(lambda: only(world).state is State.RUNNING)
             await asyncio.sleep(2500)
             ordered = True
             await world.children.service.destroy(
                 wire.Destroy(run=run, waive=["model.bin"], confirm="race", reason="not needed")
             )
-            await until(world, world.settled)
+            await until(world.settled)
 
         async def second(world: World) -> None:
             run = only(world)
             assert not run.waivers or run.end_requested_by is not None or run.state is State.GONE
-            await until(world, world.settled)
+            await until(world.settled)
 
         world.faults.hook = hook
         if not world.live(first):
@@ -166,10 +144,10 @@ def test_a_job_that_does_not_end_is_not_taken_for_ended(monkeypatch: pytest.Monk
 
         async def script(world: World) -> None:
             run = await world.launch(SPEC, "k")
-            await until(world, lambda: only(world).state is State.RUNNING)
+            await until(lambda: only(world).state is State.RUNNING)
             await asyncio.sleep(2500)
             await world.children.service.destroy(wire.Destroy(run=run))
-            await until(world, world.settled)
+            await until(world.settled)
 
         world.live(script)
         assert len(asked) == 4, "an answer that the job still runs was taken for its end"
@@ -183,12 +161,12 @@ def test_an_order_that_is_too_late_says_so() -> None:
 
         async def script(world: World) -> None:
             run = await world.launch(SPEC, "k")
-            await until(world, lambda: only(world).state is State.DESTROYING)
+            await until(lambda: only(world).state is State.DESTROYING)
             with pytest.raises(CallFailed):
                 await world.children.service.destroy(
                     wire.Destroy(run=run, waive=["*"], confirm="race", reason="late")
                 )
-            await until(world, world.settled)
+            await until(world.settled)
 
         world.live(script)
         world.judge.end()
@@ -223,7 +201,7 @@ def test_an_answer_that_names_somebody_elses_machine_leads_to_ours_and_leaves_th
             world.cloud.machines[theirs].seen_from = world.time.now + 40
 
         async def script(world: World) -> None:
-            await until(world, lambda: world.children._ctx.fleets["vast"].listing is not None)
+            await until(lambda: world.children._ctx.fleets["vast"].listing is not None)
             run = await world.launch(SPEC, "k")
             await asyncio.sleep(4000)
             if only(world).state not in (State.GONE, State.FAILED):
@@ -285,7 +263,7 @@ def test_an_upload_is_shown_while_it_lasts_and_is_no_hold() -> None:
 
         async def script(world: World) -> None:
             await world.launch(SPEC + '[upload]\npaths = ["data.bin"]\n', "k")
-            await until(world, lambda: only(world).state is State.GONE)
+            await until(lambda: only(world).state is State.GONE)
 
         world.faults.hook = hook
         assert world.live(script)

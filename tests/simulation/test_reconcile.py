@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from simulation.cloud import Box, Job, Machine
+from simulation.cloud import Machine
 from simulation.faults import Kind
+from simulation.steps import only, until, with_job
 from simulation.world import World
 
 from gpuwatch.client import wire
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.run import Run, State
+from gpuwatch.lifecycle.run import State
 
 SPEC = """
 name = "rec"
@@ -28,26 +28,8 @@ timeout = "20m"
 """
 
 
-def with_job(world: World, *, length: float = 60.0) -> None:
-    def box(_label: str) -> Box:
-        return Box(Job([(length / 2, lambda box, at: box.write("model.bin", 5000, at))], length, 0))
-
-    world.cloud.make_box = box
-
-
-def run_of(world: World) -> Run:
-    (run,) = world.durable().values()
-    return run
-
-
 def kinds(world: World) -> list[str]:
-    return [e.kind_of(event) for event, _ in world.events(run_of(world).id)]
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(86_400):
-        while not true():
-            await asyncio.sleep(1)
+    return [e.kind_of(event) for event, _ in world.events(only(world).id)]
 
 
 def survives_its_first_destroy(world: World, hidden: float) -> list[Machine]:
@@ -83,10 +65,10 @@ def test_a_machine_that_comes_back_after_it_was_gone_is_an_alarm_and_ends_by_the
 
         async def script(world: World) -> None:
             await world.launch(SPEC, "k")
-            await until(lambda: run_of(world).state is State.GONE)
-            await until(lambda: run_of(world).state is not State.GONE)
+            await until(lambda: only(world).state is State.GONE)
+            await until(lambda: only(world).state is not State.GONE)
             alarms.append(world.children.service.snapshot().alarms)
-            await until(lambda: run_of(world).state is State.GONE)
+            await until(lambda: only(world).state is State.GONE)
 
         world.live(script)
         assert "returned" in kinds(world)
@@ -107,13 +89,13 @@ def test_a_machine_that_came_back_survives_a_restart_of_the_daemon() -> None:
 
         async def first(world: World) -> None:
             await world.launch(SPEC, "k")
-            await until(lambda: run_of(world).state is State.GONE)
+            await until(lambda: only(world).state is State.GONE)
 
         async def second(world: World) -> None:
-            await until(lambda: run_of(world).state is not State.GONE)
+            await until(lambda: only(world).state is not State.GONE)
 
         async def third(world: World) -> None:
-            await until(lambda: run_of(world).state is State.GONE)
+            await until(lambda: only(world).state is State.GONE)
 
         for script in (first, second, third):
             world.live(script)
@@ -127,7 +109,7 @@ def test_an_ended_machine_is_checked_for_an_hour_and_then_off_the_books() -> Non
 
         async def script(world: World) -> None:
             await world.launch(SPEC, "k")
-            await until(lambda: run_of(world).state is State.GONE)
+            await until(lambda: only(world).state is State.GONE)
             assert world.ledger.register, "it is still looked for"
             ended = world.time.now
             await until(lambda: not world.ledger.register)
@@ -147,9 +129,9 @@ def test_a_dud_that_comes_back_is_destroyed_again_beside_the_run_that_goes_on() 
         async def script(world: World) -> None:
             await world.launch(SPEC.replace("20m", "2m") + "[recover]\nattempts = 3\n", "k")
             await until(lambda: "machine-returned" in kinds(world))
-            assert run_of(world).state is State.RUNNING
+            assert only(world).state is State.RUNNING
             await until(lambda: "stray-gone" in kinds(world))
-            assert run_of(world).state is State.RUNNING, "the other machine and its job are not touched"
+            assert only(world).state is State.RUNNING, "the other machine and its job are not touched"
 
         world.live(script)
         assert not lied[0].alive
@@ -163,12 +145,12 @@ def test_a_lost_machine_that_comes_back_is_driven_on_to_a_proved_end() -> None:
 
         async def script(world: World) -> None:
             await world.launch(SPEC, "k")
-            await until(lambda: run_of(world).state is State.RUNNING)
+            await until(lambda: only(world).state is State.RUNNING)
             (machine,) = world.cloud.living()
             machine.taken = machine.seen_until = world.time.now  # the host is away
-            await until(lambda: run_of(world).state is State.LOST)
+            await until(lambda: only(world).state is State.LOST)
             machine.taken = None  # and there again
-            await until(lambda: run_of(world).state is State.GONE)
+            await until(lambda: only(world).state is State.GONE)
 
         world.live(script)
         assert "receipt-written" in kinds(world)
@@ -224,7 +206,7 @@ def test_an_alarm_about_a_machine_is_over_by_itself_once_a_listing_shows_it() ->
             await until(world.settled)
 
         world.live(script)
-        assert run_of(world).state is State.GONE
+        assert only(world).state is State.GONE
         assert len(world.cloud.machines) == 1
         assert not world.cloud.violations
 
@@ -254,7 +236,7 @@ def test_a_create_whose_machine_appears_long_after_it_was_given_up_is_ended_and_
         call, world.transport._call = world.transport._call, answer  # type: ignore[method-assign]
         world.cloud.rent = hide_the_first  # type: ignore[method-assign]
         world.live(script)
-        assert run_of(world).state is State.GONE
+        assert only(world).state is State.GONE
         assert not world.cloud.living()
         assert only_the_vendors_second_machine(world)
 
@@ -268,13 +250,11 @@ def test_a_restart_with_another_accounts_key_concludes_nothing_about_our_machine
 
         async def first(world: World) -> None:
             await world.launch(SPEC, "k")
-            await until(lambda: run_of(world).state is State.RUNNING)
+            await until(lambda: only(world).state is State.RUNNING)
 
         async def second(world: World) -> None:
             await asyncio.sleep(2 * 3600)
-            assert run_of(world).state not in (State.LOST, State.GONE), (
-                "another account's list is no evidence"
-            )
+            assert only(world).state not in (State.LOST, State.GONE), "another account's list is no evidence"
             assert any("another account" in line for line in world.children.service.snapshot().alarms)
             other = await world.launch(SPEC.replace("rec", "other"), "k2")
             await asyncio.sleep(600)

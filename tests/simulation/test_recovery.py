@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from simulation.cloud import Box, Job, Machine, Violation
 from simulation.schedule import play
+from simulation.steps import until
 from simulation.world import World
 
 from gpuproviders.money import accrue
@@ -94,12 +95,6 @@ def kinds(world: World, run: Run | None = None) -> list[str]:
 
 def left(world: World) -> e.Recovering:
     return next(event for event, _ in world.events(run_of(world).id) if isinstance(event, e.Recovering))
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(86_400):
-        while not true():
-            await asyncio.sleep(1)
 
 
 async def running_at(world: World, step: int) -> Machine:
