@@ -154,11 +154,11 @@ class World:
 
     # --- the simulator's side --------------------------------------------------------------------
 
-    def sim(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def sim(self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float = 20) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, method=method)
         request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 

@@ -61,6 +61,8 @@ async def day(world: World, launches: list[tuple[float, str]], until: float) -> 
         noticed = world.time.now > world.cloud.back_at + NOTICED
         if not launches and world.faults.quiet and noticed and world.settled():
             await look(world)
+            if not world.settled():
+                continue  # a run that waited was taken up again while we looked
             if world.rotten and not world.scrubbed:
                 await asyncio.sleep(SCRUB_ROUNDS)
                 world.scrubbed = True
