@@ -201,6 +201,8 @@ class Capabilities:
     stop_keeps_disk: bool
     can_stop: bool = True
     spot: bool = True
+    stop_keeps_host_key: bool = True
+    """False where every start makes a new container, whose SSH host key is a new one."""
 
 
 class Permit(ABC):

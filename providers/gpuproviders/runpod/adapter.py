@@ -52,7 +52,7 @@ class RunpodProvider:
     """
 
     name = NAME
-    capabilities = Capabilities(stop_keeps_disk=True, spot=False)
+    capabilities = Capabilities(stop_keeps_disk=True, spot=False, stop_keeps_host_key=False)
 
     def __init__(
         self,

@@ -163,7 +163,7 @@ def test_a_batch_has_256_files() -> None:
 REMOVED_BY = {
     "waive": {"artifacts", "missing", "too-small", "empty", "writing", "transfer"},
     "waive-all": {"unknown-state"},
-    "release": {"inventory", "pin", "ssh-session", "downloading"},
+    "release": {"inventory", "pin", "ssh-session", "downloading", "host-key"},
     "itself": {"job", "receipt", "no-machine"},
 }
 

@@ -16,7 +16,14 @@ class BoxAuth(BoxUnreachable):
 
 
 class HostKeyChanged(BoxError):
-    """The machine shows another host key than the pinned one. Nothing is sent to it."""
+    """The machine shows another host key than the pinned one. Nothing is sent to it.
+
+    `key` is what it showed: OpenSSH's two words of a public key, which a person may accept; None when not known.
+    """
+
+    def __init__(self, text: str, key: str | None = None) -> None:
+        super().__init__(text)
+        self.key = key
 
 
 class BoxFault(BoxError):

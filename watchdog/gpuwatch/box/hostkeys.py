@@ -37,19 +37,59 @@ class HostKeys:
 
     def pin(self, alias: str, key: asyncssh.SSHKey) -> None:
         """Remember `key`, durably. Called only after the whole handshake has succeeded."""
+        self.accept(alias, words(key))
+
+    def accept(self, alias: str, public: str) -> None:
+        """Remember a key (type and base64, as `HostKeyChanged.key` tells it) that a person vouches for."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        public = key.export_public_key("openssh").decode().split()[:2]
         temporary = self.path(alias).with_suffix(".tmp")
         with temporary.open("w", encoding="ascii") as file:
-            file.write(f"{alias} {' '.join(public)}\n")
+            file.write(f"{alias} {public}\n")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path(alias))
+        self._unmark(alias)
 
     def forget(self, alias: str) -> None:
-        """Drop the pin, when the machine is confirmed gone."""
+        """Drop the pin: the machine is confirmed gone, or its container is known to be a new one."""
         with contextlib.suppress(FileNotFoundError):
             self.path(alias).unlink()
+        self._unmark(alias)
+
+    # --- containers that are made anew at every start ----------------------------------------------
+
+    def expect_new(self, alias: str) -> None:
+        """The vendor says that the machine is stopped and makes its container anew: the next key may be another."""
+        if self.pinned(alias):
+            self._mark(alias).touch()
+
+    def expects_new(self, alias: str) -> bool:
+        """Whether a key that differs is explained by a stop that was seen since the last contact."""
+        return self._mark(alias).exists()
+
+    def same(self, alias: str) -> None:
+        """Contact was made: a key that differs from now on is not explained any more."""
+        self._unmark(alias)
+
+    def _mark(self, alias: str) -> Path:
+        return self.path(alias).with_suffix(".new")
+
+    def _unmark(self, alias: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._mark(alias).unlink()
+
+
+def words(key: asyncssh.SSHKey) -> str:
+    """A public key as its type and its base64, without a comment."""
+    return " ".join(key.export_public_key("openssh").decode().split()[:2])
+
+
+def fingerprint(public: str) -> str:
+    """What `ssh-keygen -l` calls a key of two words; the words themselves when they are none."""
+    try:
+        return asyncssh.import_public_key(public).get_fingerprint()
+    except (asyncssh.KeyImportError, ValueError):
+        return public[:80]
 
 
 def own_key(folder: Path) -> Path:

@@ -22,7 +22,7 @@ import asyncssh
 
 from gpuproviders.model import Endpoint
 from gpuwatch.box.errors import BoxAuth, BoxFault, BoxUnreachable, HostKeyChanged
-from gpuwatch.box.hostkeys import HostKeys
+from gpuwatch.box.hostkeys import HostKeys, fingerprint, words
 from gpuwatch.box.pace import Pace
 from gpuwatch.clean import clean, clean_bytes
 
@@ -43,10 +43,13 @@ class _Pinning(asyncssh.SSHClient):
         self._hostkeys = hostkeys
         self._alias = alias
         self._first: asyncssh.SSHKey | None = None
+        self.other: str | None = None
+        """The key that was refused."""
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Asked only for keys that are not pinned: fine the first time, an impostor afterwards."""
         if self._hostkeys.pinned(self._alias):
+            self.other = words(key)
             return False
         self._first = key
         return True
@@ -103,20 +106,23 @@ class Box:
             "keepalive_interval": 15, "keepalive_count_max": 3, "window": WINDOW, "utf8_decode_errors": "replace",
             "preferred_auth": ["publickey"], "gss_host": None, "x509_trusted_certs": None,
         }  # fmt: skip
+        pinning = _Pinning(hostkeys, alias)
         if endpoint.kind == "own":
             manner |= {"config": [endpoint.config] if endpoint.config is not None else ()}
         else:
             manner |= {
                 "port": endpoint.port, "username": endpoint.user, "config": None, "agent_path": None,
                 "client_keys": [str(key)], "known_hosts": hostkeys.pinned(alias), "host_key_alias": alias,
-                "client_factory": lambda: _Pinning(hostkeys, alias),
+                "client_factory": lambda: pinning,
             }  # fmt: skip
         try:
             async with asyncio.timeout(45):
                 connection = await asyncssh.connect(endpoint.host, **manner)
         except asyncssh.HostKeyNotVerifiable as error:
+            shown = f" ({fingerprint(pinning.other)})" if pinning.other is not None else ""
             raise HostKeyChanged(
-                f"{alias} shows another host key than the one pinned at first contact; nothing was sent to it"
+                f"{alias} shows another host key{shown} than the one pinned at first contact; nothing was sent to it",
+                pinning.other,
             ) from error
         except asyncssh.PermissionDenied as error:
             raise BoxAuth(f"{endpoint.host}:{endpoint.port} does not take our SSH key (yet)") from error

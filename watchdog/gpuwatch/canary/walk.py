@@ -158,7 +158,7 @@ class Walk:
                 self.seen.started_at is not None
                 and self.seen.back_at is None
                 and row.telemetry_age is not None
-                and row.telemetry_age < 10
+                and row.telemetry_age < self._at() - self.seen.started_at
             ):
                 self.seen.back_at = self._at()
             if row.state in until:

@@ -11,6 +11,7 @@ from gpuwatch.lifecycle.run import Run
 PIN: Final = "pin"
 SESSION: Final = "ssh-session"
 DOWNLOADING: Final = "downloading"
+HOST_KEY: Final = "host-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ KINDS: Final = {
         Kind(PIN, "a person pinned the machine", Removal.RELEASE),
         Kind(SESSION, "somebody is logged in on the box", Removal.RELEASE),
         Kind(DOWNLOADING, "files are coming home", Removal.RELEASE),
+        Kind(HOST_KEY, "the box shows another host key than at first contact", Removal.RELEASE),
         Kind("job", "the job is running; asking for the end stops it first", Removal.ITSELF),
         Kind("receipt", "the last collection has not proved everything yet", Removal.ITSELF),
         Kind("no-machine", "there is no machine", Removal.ITSELF),
@@ -86,12 +88,18 @@ def placed(run: Run) -> tuple[Hold, ...]:
     return tuple(Hold(p.name, p.reason or KINDS[PIN].meaning, p.by, p.at) for p in run.pins)
 
 
-def passing(run: Run, *, sessions: int | None, transferring: bool) -> tuple[Hold, ...]:
-    """Holds that come and go: people logged in on the box, files on their way.
+def passing(
+    run: Run, *, sessions: int | None, transferring: bool, stranger: str | None = None
+) -> tuple[Hold, ...]:
+    """Holds that come and go: people logged in on the box, files on their way, another host key in its place.
 
-    `sessions` are interactive logins, None when the box cannot tell: then there is no such hold.
+    `sessions` are interactive logins, None when the box cannot tell: then there is no such hold. `stranger` is the
+    fingerprint of the other key.
     """
     holds = []
+    if stranger is not None:
+        text = f"the box shows another host key ({stranger}) than at first contact; releasing this hold accepts that key"
+        holds.append(Hold(HOST_KEY, text))
     if sessions and not run.has_released(SESSION):
         logged = "somebody is" if sessions == 1 else f"{sessions} people are"
         holds.append(Hold(SESSION, f"{logged} logged in on the box; log out, or release this hold"))

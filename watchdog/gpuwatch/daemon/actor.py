@@ -51,7 +51,7 @@ class Actor:
         self._id = run_id
         self._spec = spec
         self.live = live
-        self.link = Link(ctx, run_id)
+        self.link = Link(ctx, run_id, live)
         self._nudged = asyncio.Event()
 
     def nudge(self) -> None:
@@ -89,9 +89,10 @@ class Actor:
                     if self._run.state is run.state:
                         raise
                 except (ProviderError, BoxError) as error:
-                    self.live.say(str(error))
+                    if not isinstance(error, HostKeyChanged):  # the link has said that, and what to do
+                        self.live.say(str(error))
                     log.warning("step failed", run=self._id, step=type(step).__name__, problem=str(error))
-                    await self._pause(backoff, forever=isinstance(error, HostKeyChanged))
+                    await self._pause(backoff)
         finally:
             if companion is not None:
                 await _cancel(companion)
@@ -219,10 +220,9 @@ class Actor:
             task.result()
         return task
 
-    async def _pause(self, backoff: Backoff, *, forever: bool) -> None:
+    async def _pause(self, backoff: Backoff) -> None:
         """Wait before the next try; a nudge ends the wait."""
-        nudged = asyncio.create_task(self._nudged.wait())
-        waits = {nudged} if forever else {nudged, asyncio.create_task(backoff.wait())}
+        waits = {asyncio.create_task(self._nudged.wait()), asyncio.create_task(backoff.wait())}
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:

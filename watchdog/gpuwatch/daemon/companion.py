@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from gpuwatch.box.errors import BoxError, HostKeyChanged
+from gpuwatch.box.errors import BoxError
 from gpuwatch.box.frames import Identity
 from gpuwatch.box.ports import Agent
 from gpuwatch.clean import show_path
@@ -61,21 +61,19 @@ async def accompany(
         parts.create_task(_again("telemetry", lambda: _telemetry(ctx, run_id, spec, link, live)))
         parts.create_task(_again("log", lambda: _capture(ctx, run_id, link, live)))
         parts.create_task(_again("mirror", lambda: _mirror(ctx, run_id, spec, link, live)))
-        parts.create_task(watch_presence(ctx, run_id, spec, live, nudge, start_run))
+        parts.create_task(watch_presence(ctx, run_id, spec, link, live, nudge, start_run))
         parts.create_task(_budget(ctx, run_id, spec, nudge))
         parts.create_task(watch_idleness(ctx, run_id, spec, live, nudge))
 
 
 async def _again(name: str, part: Callable[[], Awaitable[None]]) -> None:
-    """Run a part again whenever the box was out of reach; a changed host key ends it for good."""
+    """Run a part again whenever the box was out of reach, also behind a host key that is not the pinned one."""
     backoff = Backoff(1, 30)
     loop = asyncio.get_running_loop()
     while True:
         started = loop.time()
         try:
             await part()
-            return
-        except HostKeyChanged:
             return
         except (BoxError, OSError) as error:
             log.info("companion interrupted", part=name, problem=str(error))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from gpuwatch.box.hostkeys import fingerprint
 from gpuwatch.clean import clean
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
@@ -10,6 +13,7 @@ from gpuwatch.custody.facts import BoxFile, Inventory
 from gpuwatch.custody.rules import Assessment, assess, is_promised, is_safe, matches, spoken, waivable
 from gpuwatch.daemon import rows
 from gpuwatch.daemon.desk import Desk
+from gpuwatch.daemon.link import alias
 from gpuwatch.ledger import Record
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import Impossible
@@ -183,7 +187,10 @@ class Ending(Desk):
             case named.Removal.RELEASE:
                 if name == "inventory":
                     self._confirmed(run, order)
-                released = e.HoldReleased(name=name, by=_person(order.by), reason=order.reason.strip())
+                reason = order.reason.strip()
+                if name == named.HOST_KEY:
+                    reason = await self._accept_key(run, reason)
+                released = e.HoldReleased(name=name, by=_person(order.by), reason=reason)
                 await self._ctx.ledger.append(run.id, released)
             case named.Removal.WAIVE | named.Removal.WAIVE_ALL:
                 if run.end_requested_by is None and run.state is not State.FAILED:
@@ -203,6 +210,17 @@ class Ending(Desk):
                 )
         self._nudge(run.id)
         return self._report(await self._ctx.ledger.record(run.id))
+
+    async def _accept_key(self, run: Run, reason: str) -> str:
+        """Pin exactly the key that was shown, in place of the one of the first contact; the reason names both."""
+        live, machine = self.live(run.id), run.machine
+        key, live.stranger = live.stranger, None
+        if key is None or machine is None:
+            raise CallFailed(wire.Code.CONFLICT, f"the box of {run.id} has just shown its own key again")
+        await asyncio.to_thread(self._ctx.hostkeys.accept, alias(machine), key)
+        live.say(None)
+        before = f" in place of {machine.fingerprint}" if machine.fingerprint is not None else ""
+        return f"{fingerprint(key)} accepted{before}" + (f": {reason}" if reason else "")
 
     def _confirmed(self, run: Run, order: wire.HoldRelease) -> None:
         if order.confirm != run.name or not order.reason.strip():

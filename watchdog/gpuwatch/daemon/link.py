@@ -11,6 +11,7 @@ from gpuproviders.model import Endpoint
 from gpuwatch.box.errors import BoxAuth, BoxError, BoxUnreachable, HostKeyChanged
 from gpuwatch.box.ports import Agent, Connection
 from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle.run import Machine
 
 log = structlog.get_logger()
@@ -24,9 +25,10 @@ def alias(machine: Machine) -> str:
 class Link:
     """One run's connection to its current machine. Safe to use from several tasks."""
 
-    def __init__(self, ctx: Context, run_id: str) -> None:
+    def __init__(self, ctx: Context, run_id: str, live: Live) -> None:
         self._ctx = ctx
         self._run_id = run_id
+        self._live = live
         self._lock = asyncio.Lock()
         self._box: Connection | None = None
         self._label: str | None = None
@@ -54,15 +56,43 @@ class Link:
             failure: BoxError = BoxUnreachable("the provider names no address for SSH yet")
             for endpoint in self.endpoints():
                 try:
-                    self._box = await self._ctx.boxes.connect(endpoint, alias=alias(machine))
+                    self._box = await self._connect(endpoint, machine)
                     self._label = machine.label
-                except HostKeyChanged:
+                except HostKeyChanged as error:
+                    self._live.stranger = error.key
+                    self._live.say(
+                        f"{error}. If its restart or the vendor's console explains that, accept it: "
+                        f"gputui release {self._run_id} host-key"
+                    )
                     raise
                 except (BoxAuth, BoxUnreachable) as error:
                     failure = error
                 else:
+                    if self._live.stranger is not None:
+                        self._live.stranger = None
+                        self._live.say(None)
                     return self._box
             raise failure
+
+    async def _connect(self, endpoint: Endpoint, machine: Machine) -> Connection:
+        """Log in. A key that differs is taken as at first contact only where the vendor told of a new container."""
+        name, hostkeys = alias(machine), self._ctx.hostkeys
+        try:
+            box = await self._ctx.boxes.connect(endpoint, alias=name)
+        except HostKeyChanged:
+            if not await asyncio.to_thread(hostkeys.expects_new, name):
+                raise
+            log.warning("a new container, a new host key", run=self._run_id, machine=name)
+            await asyncio.to_thread(hostkeys.forget, name)
+            box = await self._ctx.boxes.connect(endpoint, alias=name)
+        await asyncio.to_thread(hostkeys.same, name)
+        return box
+
+    async def expect_new_key(self) -> None:
+        """The vendor lists the machine as stopped, and it makes a new container, with new keys, when it starts."""
+        async with self._lock:
+            if self._box is None or self._box.closed:
+                await asyncio.to_thread(self._ctx.hostkeys.expect_new, alias(self._machine()))
 
     async def sentinel(self) -> Agent:
         """The sentinel over the open connection. Raises like `box`."""

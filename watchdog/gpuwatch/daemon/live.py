@@ -36,6 +36,8 @@ class Live:
     transfer: Progress | None = None
     trouble: str | None = None
     """What keeps the current step from going on, for people; None while it goes on."""
+    stranger: str | None = None
+    """The host key that the box's address showed in place of the pinned one; None while that is not so."""
     log_size: int = 0
     log_complete: bool = False
     log_torn: bool = False
@@ -71,7 +73,7 @@ class Live:
 
     def forget_box(self) -> None:
         """The run has left its machine: what was heard of that one says nothing of the next."""
-        self.report = self.report_at = self.boot_id = self.idle = self.idle_verdict = None
+        self.report = self.report_at = self.boot_id = self.idle = self.idle_verdict = self.stranger = None
         self.files, self.links, self.log_torn = (), (), False
         self.files_version += 1
         self.watching = Watching()

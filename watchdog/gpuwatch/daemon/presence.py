@@ -10,6 +10,7 @@ import structlog
 from gpuproviders.errors import ProviderError
 from gpuproviders.model import Power
 from gpuwatch.daemon.context import Context
+from gpuwatch.daemon.link import Link
 from gpuwatch.daemon.live import Live
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle import recover
@@ -26,6 +27,9 @@ LOOKS = 3
 """Complete listings that must agree before a machine counts as one that does not run."""
 
 
+WAKING = "the machine is stopped (its dead-man switch, a higher bid, a hand); asking it to start, to collect its files"
+
+
 async def _wake(ctx: Context, run_id: str, spec: RunSpec, live: Live) -> None:
     """A machine that its dead-man switch or a higher bid has stopped is started, so that its files can be collected (I5)."""
     run = ctx.ledger.runs[run_id]
@@ -35,11 +39,11 @@ async def _wake(ctx: Context, run_id: str, spec: RunSpec, live: Live) -> None:
         return
     fleet = ctx.fleets[machine.provider]
     listed = fleet.instance(machine.instance_id)
+    if listed is not None and listed.power is Power.RUNNING and live.trouble == WAKING:
+        live.say(None)
     if listed is None or listed.power is not Power.STOPPED or listed.wanted is Power.RUNNING:
         return
-    live.say(
-        "the machine is stopped (its dead-man switch, a higher bid, a hand); asking it to start, to collect its files"
-    )
+    live.say(WAKING)
     log.warning("machine found stopped", run=run_id, instance=machine.instance_id)
     try:
         await fleet.provider.start(machine.instance_id)
@@ -54,6 +58,7 @@ async def watch_presence(
     ctx: Context,
     run_id: str,
     spec: RunSpec,
+    link: Link,
     live: Live,
     nudge: Callable[[], None],
     start_run: Callable[[str], None],
@@ -80,6 +85,8 @@ async def watch_presence(
         listed, at = fleet.instance(machine.instance_id), fleet.listed_at
         if fleet.problem is None and listed is not None and at is not None:
             stranding.observe(at, listed.power)
+            if listed.power is Power.STOPPED and not fleet.provider.capabilities.stop_keeps_host_key:
+                await link.expect_new_key()
             why = stranding.verdict(spec, spot=spec.gpu.spot or listed.spot)
             if why is not None and await leave(ctx, run_id, spec, live, why, start_run):
                 nudge()

@@ -10,6 +10,7 @@ from gpuproviders import worth
 from gpuproviders.gpus import tflops
 from gpuproviders.model import Offer
 from gpuproviders.money import MicroUsd, accrue, format_usd
+from gpuwatch.box.hostkeys import fingerprint
 from gpuwatch.clean import clean, show_path
 from gpuwatch.client import wire
 from gpuwatch.custody import holds as named
@@ -86,7 +87,9 @@ def holds(run: Run, exposed: wire.Exposure, live: Live) -> list[wire.HoldRow]:
             found.append(named.Hold("receipt", "the final collection has not proved everything yet"))
     if run.exists:
         transferring = live.transfer is not None and not live.transfer.up
-        found = [*named.passing(run, sessions=live.logins, transferring=transferring), *found]
+        stranger = None if live.stranger is None else fingerprint(live.stranger)
+        passing = named.passing(run, sessions=live.logins, transferring=transferring, stranger=stranger)
+        found = [*passing, *found]
     return [_hold_row(hold) for hold in (*named.placed(run), *found)]
 
 
