@@ -9,6 +9,7 @@ proved the next is written. Blocking: `add` and `flush` are called in worker thr
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import queue
@@ -135,8 +136,12 @@ class Batch:
             self._check()
 
     def close(self) -> None:
-        """Release everything; what was not proved is dropped."""
-        self._stop_proving()
+        """Release everything; what was not proved is dropped. A `flush` under way ends first."""
+        with self._lock:
+            # the sentinel counts as work in the queue: put in while a flush waits for the queue's end, the flush
+            # would wait for ever, and its thread would keep the daemon from ending
+            self._stop_proving()
+            self._failed = self._failed or OSError(errno.EBADF, "the batch is closed")
         if self._tray is not None:
             self._tray.close()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -159,7 +164,11 @@ class Batch:
             raise self._failed
 
     def _prove(self) -> None:
-        while (tray := self._queue.get()) is not None:
+        while True:
+            tray = self._queue.get()
+            if tray is None:
+                self._queue.task_done()
+                return
             try:
                 if self._failed is None:
                     self._seal(tray)
