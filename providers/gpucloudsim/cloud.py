@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gpucloudsim.boxes.fleet import Fleet, Wish
-from gpucloudsim.engine import lifecycle
-from gpucloudsim.engine.market import SECOND
+from gpucloudsim.engine import accidents, lifecycle
+from gpucloudsim.engine.market import SECOND, Offer
 from gpucloudsim.engine.model import Instance, Phase, RentRequest, World
 from gpucloudsim.faces.vendor import Vendor
 from gpucloudsim.faults import Faults
@@ -61,6 +61,28 @@ class Cloud:
             for fault, count, hits, skip in before:
                 fault.count, fault.hits, fault.skip = count, hits, skip
             raise
+
+    def offers(self) -> list[Offer]:
+        """What a search finds now."""
+        if self.faults.take("stock_gone") is not None:
+            return []
+        return lifecycle.offers(self.world, self.now())
+
+    def searched(self) -> None:
+        """A search was answered; prices may move behind it."""
+        if (factor := self.faults.take("market_jump")) is not None:
+            self.world.price_factor *= float(factor or 1.5)
+
+    @property
+    def books(self) -> int:
+        """Up to when (microseconds since the epoch) the vendor's bookkeeping knows what things cost."""
+        lag = self.faults.take("billing_lag")
+        return self.now() - (0 if lag is None else round(float(lag or 300) * SECOND))
+
+    def credit(self) -> int:
+        """Micro-dollars left, as the vendor's bookkeeping has it."""
+        until = self.books
+        return lifecycle.credit(self.world) + lifecycle.spent_since(self.world, until)
 
     def advance(self) -> None:
         """Let time pass up to now."""
@@ -119,4 +141,5 @@ class Cloud:
             await self.fleet.reconcile(self.wishes())
             if now - sampled >= 1:
                 sampled = now
+                accidents.strike(self.world, self.faults, self.now())
                 await self.fleet.sample()

@@ -16,7 +16,8 @@ from gpucloudsim.engine.lifecycle import Refused
 from gpucloudsim.engine.market import SECOND, moment_of
 from gpucloudsim.engine.model import Instance
 from gpucloudsim.faces.http import answer, body_of
-from gpucloudsim.faults import KINDS, Fault, UnknownFaultError, parse
+from gpucloudsim.faults import Fault, UnknownFaultError, parse
+from gpucloudsim.switches import KINDS
 
 POLL_S = 0.02
 

@@ -23,8 +23,9 @@ from gpucloudsim.faces.runpod import RunpodFace
 from gpucloudsim.faces.runpod.house import RunpodHouse
 from gpucloudsim.faces.vast import VastFace
 from gpucloudsim.faces.vast.house import VastHouse
-from gpucloudsim.faults import KINDS, UnknownFaultError, parse
+from gpucloudsim.faults import UnknownFaultError, parse
 from gpucloudsim.store import ForeignStateError, Memory, StateInUseError, Store
+from gpucloudsim.switches import KINDS
 
 EPILOG = """\
 The simulator prints one line of JSON on stdout when it is ready, {"url", "pid", …}, and leaves the same in

@@ -134,7 +134,7 @@ class Box:
     def up(self, boot: int, keys: dict[int, str]) -> None:
         """Start the container: a new boot id, the customer's keys, onstart. Blocking, short."""
         self._furnish()
-        (self.home / ".box_boot_id").write_text(f"{uuid.uuid4()}\n")
+        self._new_boot_id()
         self.sync_keys(keys)
         self.boot = boot
         (self.path / "var" / "up").write_text(str(boot))
@@ -150,11 +150,19 @@ class Box:
 
     async def tend(self) -> bool:
         """A container that ended is started again. True when it has just ended, and SSH with it."""
-        if self._container is None or not self.boot or not self._container.tend():
+        if self._container is None or not self.boot:
+            return False
+        if self.spec.quirks.crash_after_s is not None:
+            self._container.crash(self.spec.quirks.crash_after_s)
+        if not self._container.tend():
             return False
         await self.hang_up()
         await asyncio.to_thread(kill_all, self.path)
+        self._new_boot_id()
         return True
+
+    def _new_boot_id(self) -> None:
+        (self.home / ".box_boot_id").write_text(f"{uuid.uuid4()}\n")
 
     async def listen(self) -> None:
         """Let SSH in."""

@@ -82,6 +82,7 @@ class Container:
     program: Program
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _ended: float | None = field(default=None, init=False)
+    _began: float = field(default=0.0, init=False)
     _env: dict[str, str] = field(default_factory=dict, init=False)
 
     @property
@@ -115,7 +116,7 @@ class Container:
         self._run()
 
     def _run(self) -> None:
-        self._ended = None
+        self._ended, self._began = None, time.monotonic()
         (self.box / "var" / "sshd").unlink(missing_ok=True)
         command = [aside(word, self.box) for word in self.program.command]
         if not command:
@@ -135,6 +136,12 @@ class Container:
                 self._process, self._ended = None, time.monotonic()
         if self._process is not None:
             (self.box / "var" / "main.pid").write_text(str(self._process.pid))
+
+    def crash(self, after_s: float) -> None:
+        """End process 1 when it has run for so long."""
+        if self._process is not None and time.monotonic() - self._began >= after_s:
+            self._process.kill()
+            self._process.wait()
 
     def tend(self) -> bool:
         """Start the program again some time after it ended, for ever, as the vendor does.

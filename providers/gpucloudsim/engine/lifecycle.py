@@ -39,7 +39,7 @@ class Refused(Exception):
 
 def the_market(world: World) -> Market:
     """The market in which this world lives."""
-    return market(world.seed, world.market_us)
+    return market(world.seed, world.market_us, world.price_factor)
 
 
 def held(world: World) -> dict[int, int]:
@@ -59,6 +59,19 @@ def offers(world: World, now: int) -> list[Offer]:
 def spent(world: World) -> int:
     """Micro-dollars spent so far by all instances, those destroyed included."""
     return sum(instance.cost for instance in world.instances.values())
+
+
+def spent_since(world: World, since: int) -> int:
+    """About what was spent after `since`, at the rates that hold now; bytes that moved are left out."""
+    span = max(0, world.clock_us - since)
+    units = 0
+    for i in world.instances.values():
+        lived = min(span, max(0, (i.destroyed_us or world.clock_us) - max(i.created_us, since)))
+        units += min(i.disk_units, i.disk_rate * lived)
+        if i.gpu_units:
+            ran = min(lived, i.gpu_us)
+            units += min(i.gpu_units, i.gpu_rate * ran)
+    return units // HOUR
 
 
 def credit(world: World) -> int:

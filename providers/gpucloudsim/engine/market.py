@@ -180,6 +180,8 @@ class Market:
     slots: tuple[Slot, ...]
     still_us: int | None = None
     """When set, prices, stock and offer ids are for ever those of this moment."""
+    factor: float = 1.0
+    """All prices are so many times what the waves say."""
 
     def _moment(self, now: int) -> int:
         return now if self.still_us is None else self.still_us
@@ -196,14 +198,15 @@ class Market:
 
     def price(self, slot: Slot, now: int) -> int:
         """On-demand price of the slot's GPUs in micro-dollars per hour, in whole steps of 100."""
-        return round(slot.machine.price_micro * slot.num_gpus * self.wave(slot.machine, now) / 100) * 100
+        mean = slot.machine.price_micro * slot.num_gpus * self.factor
+        return round(mean * self.wave(slot.machine, now) / 100) * 100
 
     def min_bid(self, slot: Slot, now: int) -> int:
         """Bid that runs at this time; moves faster and wider than the on-demand price."""
         phase = _unit(self.seed, slot.machine.index, "bid") * 2 * math.pi
         swing = 1 + 0.12 * math.sin(self._moment(now) / HOUR * 2 * math.pi / 2.1 + phase)
         share = 0.38 + 0.25 * _unit(self.seed, slot.machine.index, "share")
-        return round(slot.machine.price_micro * slot.num_gpus * share * swing / 100) * 100
+        return round(slot.machine.price_micro * slot.num_gpus * self.factor * share * swing / 100) * 100
 
     def serial(self, slot: Slot, now: int) -> int:
         """Which successive listing of the slot is up now."""
@@ -274,7 +277,7 @@ class Market:
 
 
 @lru_cache(maxsize=16)
-def market(seed: int, still_us: int | None = None) -> Market:
+def market(seed: int, still_us: int | None = None, factor: float = 1.0) -> Market:
     """The market that grows from a seed: about 150 offers of 30 GPU models; `still_us` stops it at a moment."""
     rng = random.Random(seed)
     machines: list[Machine] = []
@@ -284,4 +287,4 @@ def market(seed: int, still_us: int | None = None) -> Market:
             machine = _draw_machine(rng, len(machines), gpu)
             machines.append(machine)
             slots += [Slot(len(slots) + i, machine, count) for i, count in enumerate(gpu.counts)]
-    return Market(seed, tuple(machines), tuple(slots), still_us)
+    return Market(seed, tuple(machines), tuple(slots), still_us, factor)

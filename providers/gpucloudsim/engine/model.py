@@ -71,6 +71,8 @@ class Quirks(msgspec.Struct, frozen=True):
     smi: str = ""
     """'' or one of missing, na, err, mismatch, nodriver, nodevices."""
     env_in_ssh: bool = False
+    crash_after_s: float | None = None
+    """Process 1 of the container ends after so many seconds of each of its starts."""
     runtime_fields_null: bool = False
 
 
@@ -125,6 +127,8 @@ class Instance(msgspec.Struct):
     destroyed_us: int | None = None
     destroyed_by: str | None = None
     host_online: bool = True
+    relief_us: int | None = None
+    """When what a fault switch did to it (host lost, outbid) ends by itself; None: never."""
     failure: str | None = None
     floor_micro: int | None = None
     """A competing bid set by hand; the instance runs only with a higher bid."""
@@ -219,5 +223,7 @@ class World(msgspec.Struct):
     volumes: dict[str, NetworkVolume] = {}
     broke_means_gone: bool = False
     """At the end of the credit instances are destroyed, not stopped."""
+    price_factor: float = 1.0
+    """All prices are so many times what the market's waves say."""
     market_us: int | None = None
     """The moment at which prices and stock stand still; None: they move with the clock."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from gpuproviders.model import Power
+from gpuproviders.model import Instance, Power
+from gpuproviders.money import format_usd
 from gpuwatch.box.errors import BoxError, BoxFault, BoxUnreachable, HostKeyChanged, NoPython
 from gpuwatch.box.ports import Agent
 from gpuwatch.box.sentinel import Facts, StageState
@@ -21,7 +22,7 @@ from gpuwatch.daemon.renting import foreign
 from gpuwatch.daemon.restoring import NotRestored, restore
 from gpuwatch.daemon.secrets import resolve_secrets
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.run import Run
+from gpuwatch.lifecycle.run import Machine, Run
 from gpuwatch.spec import RunSpec
 
 log = structlog.get_logger()
@@ -57,6 +58,10 @@ async def boot(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) ->
                     run.id, e.Dud(reason=f"{seen.trouble.value}: {seen.status or 'no reason given'}")
                 )
                 return
+            dear = too_dear(seen, machine, spec)
+            if dear is not None:
+                await ctx.ledger.append(run.id, e.Dud(reason=dear))
+                return
             live.say(f"the provider says: {seen.status or seen.power.value}")
             if seen.power is Power.RUNNING and seen.endpoints:
                 try:
@@ -80,6 +85,23 @@ async def boot(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) ->
         elif listing is not None:
             live.say("the machine is not listed (yet)")
         await asyncio.sleep(ctx.config.boot_interval)
+
+
+DEARER = 1.1
+"""How many times its offer's price a machine may be listed at: prices move a little between a search and a create."""
+
+
+def too_dear(seen: Instance, machine: Machine, spec: RunSpec) -> str | None:
+    """Why a machine that has just been made is not taken at the price it is listed at, None when it is. Pure.
+
+    Asked before anything runs on it: it is ended like a dud, and the next offer is taken at today's prices.
+    """
+    if seen.power is not Power.RUNNING or seen.price is None or seen.price <= machine.price * DEARER:
+        return None
+    limit = spec.gpu.max_price
+    if limit is not None and seen.price <= limit:
+        return None  # the spec says that it may cost that
+    return f"it costs {format_usd(seen.price)}/h, and was offered at {format_usd(machine.price)}/h"
 
 
 async def prepare(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from gpuproviders.errors import ProviderError
-from gpuproviders.model import Power
+from gpuproviders.model import Instance, Power
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Link
 from gpuwatch.daemon.live import Live
@@ -30,17 +30,27 @@ LOOKS = 3
 WAKING = "the machine is stopped (its dead-man switch, a higher bid, a hand); asking it to start, to collect its files"
 
 
+DOWN = {
+    Power.STOPPED: "the provider lists the machine as stopped (its credit, the end of its contract, a hand in the console): "
+    "nothing on it runs, its disk is kept and bills; started there, it is heard again and its files are collected",
+    Power.OFFLINE: "the provider lists the machine's host as offline: nobody knows what is on it until it is back",
+}
+"""What is said of a machine that does not run and that the daemon does not start."""
+
+
 async def _wake(ctx: Context, run_id: str, spec: RunSpec, live: Live) -> None:
     """A machine that its dead-man switch or a higher bid has stopped is started, so that its files can be collected (I5)."""
     run = ctx.ledger.runs[run_id]
     machine = run.machine
+    listed = _listed(ctx, run)
+    if listed is not None and listed.power is Power.RUNNING and live.trouble in (WAKING, *DOWN.values()):
+        live.say(None)
+    elif listed is not None and listed.power in DOWN and live.trouble is None:
+        live.say(DOWN[listed.power])
     wakes = spec.deadman.after is not None or run.of is not None
     if not wakes or machine is None or machine.instance_id is None or not run.data_at_risk:
         return
     fleet = ctx.fleets[machine.provider]
-    listed = fleet.instance(machine.instance_id)
-    if listed is not None and listed.power is Power.RUNNING and live.trouble == WAKING:
-        live.say(None)
     if listed is None or listed.power is not Power.STOPPED or listed.wanted is Power.RUNNING:
         return
     live.say(WAKING)
@@ -52,6 +62,14 @@ async def _wake(ctx: Context, run_id: str, spec: RunSpec, live: Live) -> None:
             f"the machine is stopped and does not start: {error}; its disk is kept, and it is tried again"
         )
     fleet.hurry()
+
+
+def _listed(ctx: Context, run: Run) -> Instance | None:
+    """What the newest complete listing says of the run's machine."""
+    machine = run.machine
+    if machine is None or machine.instance_id is None:
+        return None
+    return ctx.fleets[machine.provider].instance(machine.instance_id)
 
 
 async def watch_presence(

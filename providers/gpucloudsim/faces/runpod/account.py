@@ -130,7 +130,10 @@ class AccountRoutes:
             raise invalid(["startTime or endTime is not a timestamp"]) from None
         only = request.query.get("podId")
         records: list[Row] = []
+        known = self.cloud.books
         for instance in self.cloud.world.instances.values():
+            if instance.created_us > known:
+                continue
             identity = pod_id(instance)
             gpu, disk = cost_of(instance, since, until)
             if (only is not None and identity != only) or gpu + disk == 0:
@@ -196,10 +199,11 @@ class AccountRoutes:
     async def gpus(self, request: web.Request) -> web.Response:
         """All GPU types; with availability and countries only those found there."""
         wanted = self._wanted(request)
-        world, now = self.cloud.world, self.cloud.now()
-        stock = None if wanted is None else catalog.free(world, now, wanted)
+        factor = self.cloud.world.price_factor
+        stock = None if wanted is None else catalog.free(self.cloud.offers(), wanted)
         secure = wanted is None or wanted.secure
-        rows = [catalog.type_row(gpu, stock, secure=secure) for gpu in TYPES.values()]
+        rows = [catalog.type_row(gpu, stock, secure=secure, factor=factor) for gpu in TYPES.values()]
+        self.cloud.searched()
         if wanted is not None and wanted.countries:
             rows = [row for row in rows if row["id"] in (stock or {})]
         odd = [dict(catalog.UNKNOWN_ROW), dict(catalog.MIG_ROW)]
@@ -219,9 +223,9 @@ class AccountRoutes:
         if gpu is None:
             return problem(404, "resource not found")
         wanted = self._wanted(request)
-        world, now = self.cloud.world, self.cloud.now()
-        stock = None if wanted is None else catalog.free(world, now, wanted)
-        return answer(catalog.type_row(gpu, stock, secure=wanted is None or wanted.secure))
+        stock = None if wanted is None else catalog.free(self.cloud.offers(), wanted)
+        factor = self.cloud.world.price_factor
+        return answer(catalog.type_row(gpu, stock, secure=wanted is None or wanted.secure, factor=factor))
 
     async def places(self, request: web.Request) -> web.Response:
         """Data centres, with their stock when asked."""
@@ -229,7 +233,7 @@ class AccountRoutes:
         regions = request.query["regions"].split(",") if "regions" in request.query else None
         stock = None
         if "GPU_AVAILABILITY" in include:
-            stock = catalog.free(self.cloud.world, self.cloud.now(), Wanted(secure=True))
+            stock = catalog.free(self.cloud.offers(), Wanted(secure=True))
         rows = [catalog.place_row(p, stock) for p in PLACES if regions is None or p.region in regions]
         return answer({"dataCenters": rows})
 

@@ -69,15 +69,16 @@ class Limits:
         self._begun: dict[str, float] = {}
         self._used: dict[str, int] = {}
 
-    def count(self) -> tuple[dict[str, str], str | None]:
-        """Count one request. Returns (headers, name of the window that rejects it, if any)."""
+    def count(self, *, strict: bool = False) -> tuple[dict[str, str], str | None]:
+        """Count one request, `strict` by the documented quotas. Returns (headers, the window that rejects it, if any)."""
         now = time.monotonic()
+        factor, enforced = 1 if strict else self._factor, strict or self._enforced
         parts: list[str] = []
         rejected: tuple[str, float] | None = None
         for name, seconds, quota in WINDOWS:
             if now - self._begun.get(name, -1e9) >= seconds:
                 self._begun[name], self._used[name] = now, 0
-            left = quota * self._factor - self._used[name]
+            left = quota * factor - self._used[name]
             ends = max(1, round(self._begun[name] + seconds - now))
             if left <= 0:
                 rejected = rejected or (name, ends)
@@ -85,8 +86,8 @@ class Limits:
                 self._used[name] += 1
                 left -= 1
             parts.append(f'"{name}";r={max(0, left)};t={ends}')
-        headers = {"RateLimit": ", ".join(parts), "RateLimit-Policy": policy(self._factor)}
-        if rejected is not None and self._enforced:
+        headers = {"RateLimit": ", ".join(parts), "RateLimit-Policy": policy(factor)}
+        if rejected is not None and enforced:
             headers["Retry-After"] = str(rejected[1])
             return headers, rejected[0]
         return headers, None

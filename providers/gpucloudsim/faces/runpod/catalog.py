@@ -6,13 +6,12 @@ or in the community cloud, and a type's stock is how many machines could take th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from gpucloudsim.engine import lifecycle
 from gpucloudsim.engine.catalog import CATALOG, GpuModel
 from gpucloudsim.engine.market import Machine, Offer
-from gpucloudsim.engine.model import World
 
 Row = dict[str, Any]
 CONTAINER_MICRO_PER_GB_MONTH = 100_000
@@ -84,9 +83,9 @@ def place_of(machine: Machine) -> Place | None:
     return PLACES[machine.machine_id % len(PLACES)] if machine.datacenter else None
 
 
-def list_price(gpu: GpuModel, *, secure: bool) -> int:
-    """Micro-dollars per GPU and hour: one price per type and cloud, in whole cents."""
-    return round(gpu.price_micro * (1.18 if secure else 0.92) / 10_000) * 10_000
+def list_price(gpu: GpuModel, *, secure: bool, factor: float = 1.0) -> int:
+    """Micro-dollars per GPU and hour: one price per type and cloud, in whole cents; `factor` is the world's."""
+    return round(gpu.price_micro * factor * (1.18 if secure else 0.92) / 10_000) * 10_000
 
 
 def sold(gpu: GpuModel, *, secure: bool) -> bool:
@@ -125,10 +124,10 @@ class Wanted:
         )
 
 
-def free(world: World, now: int, wanted: Wanted) -> dict[str, list[Offer]]:
-    """Machines that could take it now, by GPU type id."""
+def free(offers: Iterable[Offer], wanted: Wanted) -> dict[str, list[Offer]]:
+    """Those machines that could take it, by GPU type id."""
     found: dict[str, list[Offer]] = {}
-    for offer in lifecycle.offers(world, now):
+    for offer in offers:
         if wanted.fits(offer):
             found.setdefault(offer.machine.gpu.smi_name, []).append(offer)
     return found
@@ -141,7 +140,9 @@ def _cudas(offers: list[Offer]) -> list[Row]:
     ]
 
 
-def type_row(gpu: GpuModel, stock: dict[str, list[Offer]] | None, *, secure: bool) -> Row:
+def type_row(
+    gpu: GpuModel, stock: dict[str, list[Offer]] | None, *, secure: bool, factor: float = 1.0
+) -> Row:
     """One GPU type; with `stock` the availability of one cloud is added."""
     most = max(gpu.counts)
     row: Row = {
@@ -154,8 +155,8 @@ def type_row(gpu: GpuModel, stock: dict[str, list[Offer]] | None, *, secure: boo
         "community": sold(gpu, secure=False),
         "price": {
             # a cloud that does not sell the type shows 0, sometimes an old price: the flags decide
-            "secure": list_price(gpu, secure=True) / 1e6 if sold(gpu, secure=True) else 0.0,
-            "community": list_price(gpu, secure=False) / 1e6 if gpu.price_micro % 3 or sold(gpu, secure=False) else 0.0,
+            "secure": list_price(gpu, secure=True, factor=factor) / 1e6 if sold(gpu, secure=True) else 0.0,
+            "community": list_price(gpu, secure=False, factor=factor) / 1e6 if gpu.price_micro % 3 or sold(gpu, secure=False) else 0.0,
         },
         "maxCount": {
             "secure": most if sold(gpu, secure=True) else 0,

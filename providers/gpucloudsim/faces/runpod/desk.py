@@ -85,7 +85,7 @@ class Desk:
     def place(self, wish: Wish) -> Instance:
         """Rent a machine for a pod. Raises NotDone."""
         take = self.cloud.faults.take
-        if take("create_capacity") is not None:
+        if take("create_capacity") is not None or take("stock_gone") is not None:
             raise NotDone(400, CAPACITY)
         if take("create_402") is not None:
             raise NotDone(402, "Insufficient balance")
@@ -107,10 +107,10 @@ class Desk:
                 raise NotDone(400, "network volume is not in the requested data center")
             places = home
         wanted = Wanted(secure, wish.count, places, wish.countries, wish.min_cuda, wish.cudas)
-        fitting = catalog.free(world, now, wanted).get(wish.gpu_id, [])
+        fitting = catalog.free(lifecycle.offers(world, now), wanted).get(wish.gpu_id, [])
         for offer in sorted(fitting, key=lambda o: (-o.machine.reliability, o.offer_id)):
             gpu = offer.machine.gpu
-            price = catalog.list_price(gpu, secure=secure) * wish.count
+            price = catalog.list_price(gpu, secure=secure, factor=world.price_factor) * wish.count
             if lifecycle.credit(world) < price:
                 raise NotDone(402, "Insufficient balance")
             place = catalog.place_of(offer.machine)

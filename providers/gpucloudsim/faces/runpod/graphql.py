@@ -166,7 +166,7 @@ class Root:
         """The account: the only source of its balance."""
         self._login()
         world = self._cloud.world
-        credit: float | None = lifecycle.credit(world) / 1e6
+        credit: float | None = self._cloud.credit() / 1e6
         if self._cloud.faults.take("credit_null") is not None:
             credit = None
         return {
@@ -196,7 +196,7 @@ class Root:
 
     def dataCenters(self, info: Any) -> list[Row]:  # noqa: N802
         """Data centres, public."""
-        stock = catalog.free(self._cloud.world, self._cloud.now(), Wanted(secure=True))
+        stock = catalog.free(self._cloud.offers(), Wanted(secure=True))
         rows = [catalog.place_row(place, stock) for place in PLACES]
         return [
             {"id": r["id"], "name": r["name"], "location": r["name"], "listed": True, "storageSupport": True,
@@ -217,9 +217,14 @@ class Root:
             secure = asked.get("secureCloud")
             clouds = (True, False) if secure is None else (bool(secure),)
             count = int(asked.get("gpuCount") or 1)
-            world, now = self._cloud.world, self._cloud.now()
-            stock = {c: len(catalog.free(world, now, Wanted(c, count)).get(name, [])) for c in clouds}
-            prices = [catalog.list_price(gpu, secure=c) / 1e6 for c in clouds if stock[c]]
+            stock = {
+                c: len(catalog.free(self._cloud.offers(), Wanted(c, count)).get(name, [])) for c in clouds
+            }
+            prices = [
+                catalog.list_price(gpu, secure=c, factor=self._cloud.world.price_factor) / 1e6
+                for c in clouds
+                if stock[c]
+            ]
             level = catalog.level(sum(stock.values())).title()
             return {
                 "minimumBidPrice": min(prices, default=0.0) / 2 or None, "uninterruptablePrice": min(prices, default=None),

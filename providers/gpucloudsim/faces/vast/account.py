@@ -107,7 +107,7 @@ class AccountRoutes:
 
     async def user(self, request: web.Request) -> web.Response:
         """The account; `credit` is what is left."""
-        left: float | None = round(dollars(lifecycle.credit(self.cloud.world)), 6)
+        left: float | None = round(dollars(self.cloud.credit()), 6)
         if self.cloud.faults.take("credit_null") is not None:
             left = None
         return answer(
@@ -142,7 +142,9 @@ class AccountRoutes:
             offset = page_position(token)[0] if token else 0
         except (TypeError, ValueError) as problem:
             return error("invalid_token", str(problem), 400)
-        rows = [_charge(i, self.cloud.now()) for i in self.cloud.world.instances.values()]
+        known = self.cloud.books
+        everything = self.cloud.world.instances.values()
+        rows = [_charge(i, self.cloud.now()) for i in everything if i.created_us <= known]
         rows = [row for row in rows if row["end"] >= low and row["start"] <= high + 86400]
         rows.sort(key=lambda row: row["start"], reverse=bool(query_value(request, "latest_first")))
         more = page_token(offset + limit) if offset + limit < len(rows) else None

@@ -46,7 +46,7 @@ class Desk:
         cloud = self.cloud
         now = cloud.now()
         machines = lifecycle.the_market(cloud.world).machines
-        credit = dollars(lifecycle.credit(cloud.world))
+        credit = dollars(cloud.credit())
         fleet = cloud.fleet
         rows = []
         for instance in instances:
@@ -77,6 +77,8 @@ class Desk:
             row.update(flux_rating=3, nested_new={"a": [1, None]})
         if (word := take("status_unknown")) is not None:
             row["actual_status"] = word or "quiescing"
+        if row["cur_state"] == "running" and take("cur_state_stopped") is not None:
+            row["cur_state"] = "stopped"
         if (skew := take("clock_skew")) is not None:
             for name in ("start_date", "end_date"):
                 row[name] = (row[name] or 0.0) + float(skew or 0)

@@ -43,6 +43,9 @@ class MarketRoutes:
             found = conditions(query)
         except BadQuery as problem:
             return error("bad_request", str(problem), 400)
+        if self.cloud.faults.take("search_quota") is not None:
+            text = "You have used up today's searches; the quota is renewed at 00:00 UTC."
+            return error("search_quota_exceeded", text, 429)
         now = self.cloud.now()
         bid = query.get("type") in ("bid", "interruptible")
         try:
@@ -54,10 +57,11 @@ class MarketRoutes:
             ]
         except (TypeError, ValueError) as problem:
             return error("bad_request", f"q: {problem}", 400)
-        rows = [offer_row(offer, bid, storage, now) for offer in lifecycle.offers(self.cloud.world, now)]
+        rows = [offer_row(offer, bid, storage, now) for offer in self.cloud.offers()]
         rows = [row for row in rows if row["disk_space"] >= storage and offer_matches(row, found)]
         if self.cloud.faults.take("fields_extra") is not None:
             rows = [{**row, "flux_rating": 3, "nested_new": {"a": [1]}} for row in rows]
+        self.cloud.searched()
         return answer({"offers": ordered(rows, order)[:limit]})
 
     async def create(self, request: web.Request) -> web.Response:
@@ -73,6 +77,8 @@ class MarketRoutes:
             )
         if (code := take("create_no_such_ask")) is not None:
             return gone(offer_id, int(code or 410))
+        if take("stock_gone") is not None:
+            return gone(offer_id, 410)
         wanted = self._request_of(body)
         pending = take("create_false_with_contract") is not None
         unscheduled = take("create_unscheduled") is not None
