@@ -318,7 +318,7 @@ def test_known_nonsense(stream: bytes) -> None:
     [
         [], [[1, 0, 0, 0, 0, SHA]], [[0, 0, 0, 0, 0, SHA], [0, 0, 0, 0, 0, SHA]], [[0, 1 << 40, 0, 0, 0, SHA]],
         [[0, MAX_PACK, 0, 0, 0, SHA], [1, 1, 0, 0, 0, SHA]], [[0, -1, 0, 0, 0, SHA]], [[0, 0, 0, 0, 0, SHA.upper()]],
-        [[0, "no"]], [[0, "no", True, 1]], [[0, 0, 0, 0, 0, SHA]] * 3, {"0": 1}, "x", None, [None], [[]],
+        [[0, "no"]], [[0, "no", True, 1]], [[n, 0, 0, 0, 0, SHA] for n in range(3)], {"0": 1}, "x", None, [None], [[]],
     ],
     ids=range(15),
 )  # fmt: skip

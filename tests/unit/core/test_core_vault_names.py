@@ -41,6 +41,7 @@ def test_a_listing_where_one_name_is_file_and_folder_at_once_keeps_one_of_them()
     """No file system has that, but a box can say it; without this each would push the other aside for ever."""
     assert "is a file" in refusals(["a", "a/x", "b"], folds=False)["a/x"]
     assert set(refusals(["A", "a/x"], folds=True)) == {"a/x"}
+    assert "makes it a folder" in refusals(["A/x", "a"], folds=True)["a"]
     assert refusals(["a.txt", "a/x"], folds=False) == {}
 
 

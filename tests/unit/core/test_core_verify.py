@@ -190,6 +190,48 @@ def test_the_list_for_sha256sum_is_verified_as_well(vault: Vault) -> None:
     assert found(verify(vault.root)) == {("missing", f".receipts/{digest}.sha256")}
 
 
+def test_a_receipt_of_many_files_is_in_parts_and_proves_them_all(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt, "PART_FILES", 3)
+    digest = prove(vault, "r1", [put(vault, "r1", path, data) for path, data in FILES.items()])
+    parts = list(vault.receipts("r1").glob("*.part"))
+    assert len(parts) == 3
+    assert all(hashlib.sha256(part.read_bytes()).hexdigest() == part.stem for part in parts)
+    assert receipt.stands(vault, "r1", digest)
+    report = verify(vault.root)
+    assert (report.verdict, report.runs[0].files) == (Verdict.GOOD, len(FILES))
+    (vault.run("r1") / "-").write_bytes(b"DASH")
+    assert found(verify(vault.root)) == {("damaged", "-")}
+
+
+@pytest.mark.parametrize("harm", ["flipped", "gone", "emptied"])
+def test_a_receipt_whose_part_is_harmed_is_not_believed(
+    harm: str, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt, "PART_FILES", 1)
+    digest = prove(vault, "r1", [put(vault, "r1", path, b"x") for path in "ab"])
+    part = next(vault.receipts("r1").glob("*.part"))
+    if harm == "gone":
+        part.unlink()
+    else:
+        part.write_bytes(b"" if harm == "emptied" else part.read_bytes().replace(b'"bytes":1', b'"bytes":2'))
+    report = verify(vault.root)
+    assert report.verdict is Verdict.DAMAGE
+    assert f".receipts/{digest}.json" in {path for _, path in found(report)}
+    assert report.runs[0].files == 0, "what it says is no proof"
+
+
+@pytest.mark.parametrize("said", [1, 3])
+def test_a_part_has_as_many_files_as_the_receipt_says(said: int) -> None:
+    part = json.dumps({"files": [row(), row(path="b")]}).encode()
+    named = {"sha256": hashlib.sha256(part).hexdigest(), "files": said, "bytes": 2}
+    text = json.dumps({"format": receipt.PARTED, "run": "r1", "written_at": 1.0, "parts": [named]}).encode()
+    assert len(parse(text.replace(b'"files": %d' % said, b'"files": 2'), "d", lambda _: part).promises) == 2
+    with pytest.raises(BadReceipt, match="as many files"):
+        parse(text, "d", lambda _: part)
+
+
 def row(**changes: Any) -> dict[str, Any]:
     return {"path": "a", "bytes": 1, "sha256": "0" * 64, "mtime_ns": 1, "verified_at": 1.0} | changes
 
