@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gputui.verbs.mirrors import retention_line
 from gpuwatch.client import wire
 from integration.rclone_servers import Server, serving
 from integration.world import World, world
@@ -117,3 +120,36 @@ def test_a_mirror_goes_on_over_a_killed_daemon_and_copies_nothing_twice(here: Wo
     here.wait_event(run, "receipt-written")
     assert (status(here).behind_files, here.wait_end(run).state) == (0, "gone")
     assert (marked.stat().st_mtime_ns, marked.stat().st_ino) == before
+
+
+@pytest.mark.slow
+def test_retention_lets_old_checkpoints_go_once_the_remote_has_them_and_status_and_verify_say_so(
+    here: World, remote: Server
+) -> None:
+    old = SPEC.replace(
+        'path = "ckpt"\n',
+        'path = "ckpt"\nkeep_last = 2\nkeep_milestones = 0\nkeep_days = 0\nprune = ["vault"]\n',
+    )
+    run = here.script(JOB.replace("1 2", "1 2 3 4"), rest=old)
+    assert here.wait_end(run).state == "gone"
+    first = here.wait_event(run, "let-go")
+    here.wait_event(run, "let-go", after=first.seq)
+    while status_of(here).going:
+        time.sleep(0.1)  # what is written down goes a moment later
+    row = status_of(here)
+    assert (row.kept, row.let_go, row.problem) == (2, 4, None)
+    assert "vault keeps 2 checkpoints" in retention_line(row)
+    assert not here.file(run, "ckpt/step-1").exists()
+    assert remote.file(f"research/runs/{run}/checkpoints/step-1/model.bin").exists()
+    verified = subprocess.run(
+        [sys.executable, "-m", "gpuwatch", "verify", str(here.vault)],
+        env=here.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (verified.returncode, "let go     4 files" in verified.stdout) == (0, True), verified.stdout
+
+
+def status_of(here: World) -> wire.RetentionRow:
+    (row,) = here.call("mirror.status", wire.MirrorQuery(), wire.MirrorStatus).retention
+    return row

@@ -96,6 +96,10 @@ def _run_lines(run: RunReport) -> Iterable[str]:
     state = {Verdict.GOOD: "good", Verdict.DAMAGE: "DAMAGE", Verdict.PARTIAL: "partial"}[run.verdict]
     proofs = f"{run.receipts} receipt{'s' * (run.receipts != 1)}" if run.receipts else "no receipt"
     yield f"{state:<8}{show_path(spoken(run.run))}: {run.files} files as proved, {proofs}"
+    if run.let_go:
+        where = ", ".join(sorted({place for f in run.let_go for place in f.stands}))
+        size = format_size(sum(f.size for f in run.let_go))
+        yield f"  let go     {len(run.let_go)} files ({size}) by retention; verified then on {clean(where, 200)}"
     shown: Counter[Kind] = Counter()
     for finding in run.findings:
         shown[finding.kind] += 1
@@ -134,6 +138,10 @@ def document(report: Report) -> dict[str, Any]:
                 "receipts": r.receipts,
                 "files": r.files,
                 "bytes": r.bytes,
+                "let_go": [
+                    {"path": f.path, "bytes": f.size, "sha256": f.sha256, "stands": list(f.stands)}
+                    for f in r.let_go
+                ],
                 "findings": [_row(f) for f in r.findings],
             }
             for r in report.runs

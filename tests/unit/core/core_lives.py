@@ -65,7 +65,7 @@ EVENTS: dict[type[e.Event], e.AnyEvent] = {
 }  # fmt: skip
 """One sample of every event of a run but `Requested`."""
 
-REGISTER: tuple[e.RegisterEvent | e.AccountSeen, ...] = (
+REGISTER: tuple[e.RegisterEvent | e.AccountSeen | e.LetGo, ...] = (
     e.MachineListed(label=LABEL, instance_id=INSTANCE),
     e.MachineUnseen(label=LABEL, evidence="3 listings"),
     e.MachineReturned(label=LABEL, instance_id=INSTANCE),
@@ -76,6 +76,7 @@ REGISTER: tuple[e.RegisterEvent | e.AccountSeen, ...] = (
     e.Buried(label=LABEL, evidence="a listing an hour later"),
     e.AlarmResolved(label=LABEL, by="me", reason="it is not there"),
     e.AccountSeen(provider="vast", user="1"),
+    e.LetGo(place="vault", name="step-3", step=3, files=2, bytes=10, stands=["g:x"]),
 )
 """One sample of every event beside the runs."""
 

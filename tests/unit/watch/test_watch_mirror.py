@@ -14,10 +14,15 @@ from gpuwatch.mirror import proof
 from gpuwatch.mirror.names import BadRemote, check_remote, folder_of, place, unlistable
 from gpuwatch.mirror.plan import due, newest
 from gpuwatch.mirror.rclone import SERVICE_ACCOUNT, Trouble, environment_for, fault
-from gpuwatch.mirror.retention import NEWEST, Checkpoint, Policy, deletable
 from gpuwatch.vault.layout import Vault
 
 REMOTE = "gdrive:research/runs"
+
+
+def test_what_retention_let_go_there_is_not_due_again_in_that_version_only() -> None:
+    copies = [copy("ckpt/step-1/m", "a", step=1), copy("ckpt/step-2/m", "b", step=2)]
+    gone = {("ckpt/step-1/m", "a" * 64), ("ckpt/step-2/m", "f" * 64)}
+    assert [b.name for b in due(copies, {}, "ckpt", gone).batches] == ["step-2"]
 
 
 def copy(path: str, mark: str = "a", size: int = 10, step: int | None = None) -> Copy:
@@ -225,40 +230,3 @@ def test_a_service_account_becomes_a_private_file_and_a_remote(tmp_path: Path) -
     assert (seen["RCLONE_CONFIG_GDRIVE_TYPE"], SERVICE_ACCOUNT in seen) == ("drive", False)
     with pytest.raises(ValueError, match="no base64"):
         environment_for({SERVICE_ACCOUNT: "%%%"}, private)
-
-
-# --- retention -----------------------------------------------------------------------------------
-
-BOTH = frozenset({"vault", REMOTE})
-
-
-def made(step: int, hours: float, metric: float | None = None, places: frozenset[str] = BOTH) -> Checkpoint:
-    return Checkpoint(f"step-{step}", step, 1_000_000 * 3600 + hours * 3600, metric, places)
-
-
-def test_the_last_hourly_daily_and_best_stay() -> None:
-    rows = [made(n, n / 12, metric=5.0 if n != 7 else 1.0) for n in range(120)]  # every 5 minutes, ten hours
-    gone = deletable(rows, Policy(keep_last=3, keep_milestones=4, keep_days=0, keep_best=1), "vault")
-    kept = {r.step for r in rows} - {int(name[5:]) for name in gone}
-    assert kept == {117, 118, 119, 7, 72, 84, 96, 108}
-
-
-def test_a_checkpoint_that_stands_nowhere_else_is_never_deleted() -> None:
-    rows = [made(n, n, places=frozenset({"vault"})) for n in range(50)]
-    assert deletable(rows, Policy(0, 0, 0, 0), "vault") == ()
-
-
-@given(
-    st.lists(st.builds(made, st.integers(0, 500), st.floats(0, 2000), st.one_of(st.none(), st.floats(0, 9)),
-                       st.sampled_from([BOTH, frozenset({"vault"}), frozenset({REMOTE}), frozenset()])), unique_by=lambda c: c.name, max_size=60),
-    st.builds(Policy, st.integers(0, 20), st.integers(0, 20), st.integers(0, 20), st.integers(0, 3)),
-)  # fmt: skip
-def test_retention_never_takes_the_newest_two_nor_an_only_copy(
-    rows: list[Checkpoint], policy: Policy
-) -> None:
-    gone = set(deletable(rows, policy, "vault"))
-    newest_two = sorted(rows, key=lambda c: (c.step, c.made_at, c.name))[-NEWEST:]
-    assert not gone & {c.name for c in newest_two}
-    for checkpoint in rows:
-        if checkpoint.name in gone:
-            assert checkpoint.places - {"vault"}

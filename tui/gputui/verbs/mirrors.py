@@ -19,17 +19,20 @@ def mirror(args: argparse.Namespace, console: Console) -> int:
     if console.json:
         console.write_json(answer)
         return PARTIAL if late else OK
-    if not answer.mirrors:
+    if not answer.mirrors and not answer.retention:
         console.line("No run names a remote; see [mirror] in docs/run-spec.md.")
         return OK
-    console.table(
-        ("RUN", "REMOTE", ">VERIFIED", ">BEHIND", ">SINCE", ">LATEST", "STATE"),
-        [_mirror_cells(row) for row in answer.mirrors],
-        shrink=6,
-    )
+    if answer.mirrors:
+        console.table(
+            ("RUN", "REMOTE", ">VERIFIED", ">BEHIND", ">SINCE", ">LATEST", "STATE"),
+            [_mirror_cells(row) for row in answer.mirrors],
+            shrink=6,
+        )
     for row in answer.mirrors:
         for refused in row.refused:
             console.line(f"  ▲ {row.run}: cannot go to {row.remote}: {refused}", "warn")
+    for kept in answer.retention:
+        console.line(retention_line(kept), "warn" if kept.problem is not None else "dim")
     return PARTIAL if late else OK
 
 
@@ -50,3 +53,15 @@ def _mirror_cells(row: wire.MirrorRow) -> list[Cell]:
         str(row.latest) if row.latest is not None else "",
         state,
     ]
+
+
+def retention_line(row: wire.RetentionRow) -> str:
+    """What retention does in one place, in words. Pure."""
+    text = f"  {row.run}: {row.place} keeps {row.kept} checkpoints ({say.size(row.kept_bytes)})"
+    if row.let_go:
+        text += f", let go {row.let_go} files ({say.size(row.let_go_bytes)})"
+    if row.going:
+        text += f", {row.going} more may go ({say.size(row.going_bytes)})"
+    if row.stay:
+        text += f"; stay beyond that: {', '.join(row.stay)}"
+    return text if row.problem is None else f"{text}; waits: {row.problem}"

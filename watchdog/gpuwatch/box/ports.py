@@ -9,7 +9,7 @@ from typing import Protocol
 from gpuproviders.model import Endpoint
 from gpuwatch.box.fetch import Fetched, NotFetched, Progress, Wanted
 from gpuwatch.box.sentinel import Facts, Report, StageState
-from gpuwatch.custody.facts import Inventory
+from gpuwatch.custody.facts import BoxFile, Inventory
 
 
 class Connection(Protocol):
@@ -84,6 +84,9 @@ class Agent(Protocol):
 
     async def guard(self, *, provider: str, url: str, term: float) -> None:
         """Start the dead-man switch on the box, or find it started."""
+
+    async def forget(self, folder: str, name: str, files: Sequence[BoxFile]) -> str | None:
+        """Remove one checkpoint that is proved at home; why it stays, None when it is gone."""
 
     def tail(self, offset: int) -> AsyncIterator[bytes]:
         """The log from a byte on."""

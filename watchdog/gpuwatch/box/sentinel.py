@@ -258,6 +258,19 @@ class Sentinel:
             {"folder": self.folder, "provider": provider, "url": url, "term": term, "interval": interval},
         )
 
+    async def forget(self, folder: str, name: str, files: Sequence[BoxFile]) -> str | None:
+        """Remove one checkpoint below `folder` that is proved at home; None, or why it stays. Raises BoxError.
+
+        The box removes it only when it holds exactly these files, in these versions, and nobody writes them.
+        """
+        rows = [[f.path, *f.identity] for f in files]
+        order = {"root": self.work, "folder": folder, "name": name, "files": rows}
+        said = await self._ask("forget", order, seconds=300)
+        if said.get("removed") is True:
+            return None
+        why = said.get("why")
+        return clean(why, 200) if isinstance(why, str) and why else "the box did not say why"
+
     async def tail(self, offset: int) -> AsyncIterator[bytes]:
         """The log's bytes from `offset`; ends when the job has ended and all is here."""
         order = {"folder": self._stage_folder("job"), "log": self.log, "offset": offset}

@@ -418,10 +418,28 @@ class MirrorRow(Struct, frozen=True, kw_only=True):
     """Bytes, and bytes per second, of the copy under way."""
 
 
+class RetentionRow(Struct, frozen=True, kw_only=True):
+    """What retention does about one run's checkpoints in one place. Counts are checkpoints, of `let_go` files."""
+
+    run: str
+    place: str
+    kept: int
+    kept_bytes: int
+    going: int
+    """May go, and have not gone yet."""
+    going_bytes: int
+    let_go: int
+    let_go_bytes: int
+    stay: list[str]
+    """Beyond what is to be kept, and kept all the same: how many, and why."""
+    problem: str | None
+
+
 class MirrorStatus(Struct, frozen=True, kw_only=True):
-    """All mirrors."""
+    """All mirrors, and retention where specs ask for it."""
 
     mirrors: list[MirrorRow]
+    retention: list[RetentionRow] = []
 
 
 class Problem(Struct, frozen=True, kw_only=True):

@@ -16,7 +16,10 @@ from gpuwatch.spec import RunSpec
 from gpuwatch.vault.layout import Vault
 
 if TYPE_CHECKING:
+    import asyncio
+
     from gpuwatch.daemon.fleet import Fleet
+    from gpuwatch.daemon.retained import Retained
     from gpuwatch.experience.book import Experience
     from gpuwatch.mirror.standing import Standing
 
@@ -46,3 +49,7 @@ class Context:
     """Run id → its checked spec, parsed once."""
     mirrored: dict[tuple[str, str], Standing] = field(default_factory=dict)
     """(run id, remote) → what is known to stand there; absent until it was compared."""
+    remotes: dict[str, asyncio.Lock] = field(default_factory=dict)
+    """Remote → held by whoever copies to it or deletes from it."""
+    retained: dict[tuple[str, str], Retained] = field(default_factory=dict)
+    """(run id, place) → what retention last found there."""

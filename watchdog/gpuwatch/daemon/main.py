@@ -28,6 +28,7 @@ from gpuwatch.daemon.lock import RENEW, AlreadyRunning, Lock, locked
 from gpuwatch.daemon.mirroring import Mirrors
 from gpuwatch.daemon.pulse import feed_watchdog, notify, ping
 from gpuwatch.daemon.reconciling import Reconciler
+from gpuwatch.daemon.retaining import Keeper
 from gpuwatch.daemon.scrubbing import Scrubber
 from gpuwatch.daemon.server import serve
 from gpuwatch.daemon.service import Service
@@ -86,6 +87,7 @@ class Daemon:
                     children.start_all()
                     children.start_scrub()
                     children.start_mirrors()
+                    children.start_retention()
                     children.start_telling()
                     children.start_metrics()
                     log.info("ready", socket=str(self.paths.socket), pid=os.getpid(), runs=len(ledger.runs))
@@ -158,6 +160,11 @@ class Children:
         """Copy what is verified on to the remotes that specs name."""
         mirrors = Mirrors(self._ctx)
         self.own(self._tasks.create_task(mirrors.run(), name="mirrors"))
+
+    def start_retention(self) -> None:
+        """Let old checkpoints go where specs say so."""
+        keeper = Keeper(self._ctx, self.service.lives, self.service.actors)
+        self.own(self._tasks.create_task(keeper.run(), name="retention"))
 
     def start_scrub(self) -> None:
         """Read old files of the vault again in the background, if the settings say so."""

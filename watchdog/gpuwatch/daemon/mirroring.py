@@ -20,6 +20,7 @@ from gpuwatch.daemon.link import Backoff
 from gpuwatch.lifecycle.recover import spec_for
 from gpuwatch.lifecycle.run import FINAL
 from gpuwatch.mirror import plan, proof
+from gpuwatch.mirror.known import paths_of
 from gpuwatch.mirror.names import CHECKPOINTS, LATEST, BadRemote, folder_of, place
 from gpuwatch.mirror.rclone import MirrorFault, Progress, Rclone, Trouble, make_rclone
 from gpuwatch.mirror.standing import Standing
@@ -94,13 +95,14 @@ class Mirrors:
                 continue
             standing = await self._standing(run_id, remote, spec)
             try:
-                busy |= await self._bring(standing, spec)
+                async with self._ctx.remotes.setdefault(remote, asyncio.Lock()):
+                    busy |= await self._bring(standing, spec)
             except (MirrorFault, VaultUnusable, OSError, ValueError, BadRemote) as error:
                 standing.problem, failure = clean(str(error), 400), error
             else:
                 standing.problem = None
             finally:
-                standing.progress = None
+                standing.progress = standing.copying = None
         if failure is not None and not busy:
             raise failure
         # where the remote takes what others bring, one run's trouble must not make them wait
@@ -131,6 +133,8 @@ class Mirrors:
         if standing.complete or self._unchanged(standing):
             return False
         copies, over = await self._copies(standing.run)
+        past = [p.copy for p in await ctx.ledger.let_go(standing.run) if p.place == standing.remote]
+        standing.let_go = paths_of(past)
         self._look(standing, copies, folder)
         target = folder_of(standing.remote, standing.run)
         if standing.due is None or not standing.due.batches:
@@ -145,6 +149,7 @@ class Mirrors:
         failure: MirrorFault | None = None
         for batch in standing.due.batches:
             try:
+                standing.copying = batch.name or None
                 await self._batch(standing, _cut(batch), folder, target, spec)
             except MirrorFault as error:
                 if error.trouble not in (Trouble.CHANGED, Trouble.UNPROVED):
@@ -207,7 +212,7 @@ class Mirrors:
         )
 
     def _look(self, standing: Standing, copies: dict[str, Copy], folder: str | None) -> None:
-        standing.due = plan.due(copies.values(), standing.stands, folder)
+        standing.due = plan.due(copies.values(), standing.stands, folder, standing.let_go)
         lacking = bool(standing.due.batches or standing.due.refused)
         standing.behind_since = (standing.behind_since or self._ctx.now()) if lacking else None
 

@@ -35,6 +35,7 @@ from gpuwatch.lifecycle.run import Home, Run
 from gpuwatch.mirror import proof
 from gpuwatch.mirror.names import BadRemote, folder_of, place, unlistable
 from gpuwatch.mirror.rclone import MirrorFault, make_rclone
+from gpuwatch.mirror.retention import VAULT
 from gpuwatch.spec import RunSpec, SpecError, read_spec
 from gpuwatch.vault.layout import HostilePath, make_folder, relative_parts
 
@@ -184,6 +185,16 @@ async def _best(
     for home in homes:
         prefix = f"{folder}/{home.name}"
         mine = {p: c for p, c in record.copies.items() if p == prefix or p.startswith(f"{prefix}/")}
+        past = {
+            p.copy.path: p.copy for p in await ctx.ledger.let_go(record.run.id)
+            if p.place == VAULT and (p.copy.path == prefix or p.copy.path.startswith(f"{prefix}/"))
+        }  # fmt: skip
+        if past and digest_of((past | mine).values()) == home.digest:
+            # retention let it go from the vault, because a remote has it
+            fetched = await _from_mirrors(ctx, record.run.id, spec, folder, past | mine, staging)
+            if fetched is not None:
+                return Chosen(fetched[0], home.name, home.step, fetched[1])
+            continue
         if digest_of(mine.values()) != home.digest:
             log.warning("checkpoint passed over: written over since", run=record.run.id, name=home.name)
             continue

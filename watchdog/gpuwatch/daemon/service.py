@@ -10,7 +10,7 @@ from typing import Any
 from gpuwatch import __version__
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
-from gpuwatch.daemon import accounting, standing
+from gpuwatch.daemon import accounting, retained, standing
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.ending import Ending
 from gpuwatch.daemon.mending import Mending
@@ -85,7 +85,9 @@ class Service(Mending, Streaming, Ending):
     async def mirrors(self, order: wire.MirrorQuery) -> wire.MirrorStatus:
         """How far runs are on their remotes."""
         run = None if order.run is None else (await self.find(order.run)).id
-        return wire.MirrorStatus(mirrors=standing.rows(self._ctx, run))
+        return wire.MirrorStatus(
+            mirrors=standing.rows(self._ctx, run), retention=retained.rows(self._ctx, run)
+        )
 
     async def cost(self, order: wire.CostQuery) -> wire.CostReport:
         """What runs have cost, what they will cost, how long the balances last."""

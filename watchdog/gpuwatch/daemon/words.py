@@ -115,6 +115,11 @@ def _describe(event: e.AnyEvent) -> str:
             return f"that destroy is not confirmed: {event.reason}"
         case e.StrayGone():
             return f"that machine is gone: {event.evidence}"
+        case e.LetGo():
+            where = "its box" if event.place == "box" else event.place
+            still = ", ".join(event.stands)
+            what = f"checkpoint {show_path(event.name)} ({format_size(event.bytes)})"
+            return f"retention: {what} goes from {where}; it stands verified in {still}"
         case e.Buried():
             return f"off the books: {event.evidence}"
         case e.AlarmResolved():

@@ -14,6 +14,8 @@ from gpuwatch.ledger.writer import Statement
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.register import Alarm, Entry
 from gpuwatch.lifecycle.run import Run
+from gpuwatch.mirror.known import Past
+from gpuwatch.mirror.retention import VAULT
 
 _RUN = msgspec.json.Decoder(Run)
 _COPY = "size, sha256, mtime_ns, ctime_ns, inode, boot_id, verified_at, step, home_mtime_ns, home_inode"
@@ -46,6 +48,9 @@ SCRUBS_SINCE: Final = (
     f"SELECT c.run, c.path, {_COPY_OF_C}, s.at, s.problem FROM scrubs s "  # noqa: S608
     "JOIN copies c ON c.run = s.run AND c.path = s.path WHERE s.at >= ?"
 )
+LET_GO_OF: Final = "SELECT path, place, size, sha256, step, verified_at, removed FROM let_go WHERE run = ?"
+LET_GO_OF_LIVE: Final = "SELECT l.run, l.path FROM runs r INDEXED BY runs_by_end JOIN let_go l ON l.run = r.id WHERE r.ended_at IS NULL"
+LET_GO_UNFINISHED: Final = "SELECT DISTINCT run FROM let_go INDEXED BY let_go_unfinished WHERE removed = 0"
 OPEN_ENTRIES: Final = f"SELECT {_ENTRY} FROM labels WHERE buried_at IS NULL OR alarm IS NOT NULL"  # noqa: S608
 ENTRY_OF: Final = f"SELECT {_ENTRY} FROM labels WHERE label = ?"  # noqa: S608
 
@@ -61,6 +66,11 @@ _UPDATE_ENTRY = _INSERT_ENTRY.replace("INSERT", "INSERT OR REPLACE", 1)
 _INSERT_SCRUB = "INSERT OR REPLACE INTO scrubs (run, path, at, problem) VALUES (?, ?, ?, ?)"
 _PROVED = "UPDATE copies SET proved_at = ? WHERE run = ? AND path = ?"
 _DELETE_SCRUB = "DELETE FROM scrubs WHERE run = ? AND path = ?"
+_INSERT_LET_GO = """INSERT OR REPLACE INTO let_go (run, path, place, size, sha256, step, verified_at, at, removed)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)"""
+_REMOVED = "UPDATE let_go SET removed = 1 WHERE run = ? AND path = ? AND place = ?"
+_DELETE_LET_GO = "DELETE FROM let_go WHERE run = ? AND path = ?"
+_DELETE_COPY = "DELETE FROM copies WHERE run = ? AND path = ?"
 _INSERT_LAUNCH = "INSERT INTO launches (key, run) VALUES (?, ?)"
 _INSERT_ACCOUNT = "INSERT OR REPLACE INTO accounts (provider, user, key_id, at) VALUES (?, ?, ?, ?)"
 _INSERT_CLOCK = "INSERT OR REPLACE INTO clock (id, boot, offset) VALUES (1, ?, ?)"
@@ -110,6 +120,32 @@ def scrub_rows(scrub: Scrubbed) -> list[Statement]:
 def unscrub_row(run_id: str, path: str) -> Statement:
     """A new copy ends what re-reads of the old one said."""
     return (_DELETE_SCRUB, (run_id, os.fsencode(path)))
+
+
+def let_go_rows(run_id: str, place: str, copy: Copy, at: float) -> list[Statement]:
+    """Retention lets a file go from a place; from the vault it is no copy any more."""
+    path = os.fsencode(copy.path)
+    values = (run_id, path, place, copy.size, copy.sha256, copy.step, copy.verified_at, at)
+    statements: list[Statement] = [(_INSERT_LET_GO, values)]
+    if place == VAULT:
+        statements += [(_DELETE_COPY, (run_id, path)), (_DELETE_SCRUB, (run_id, path))]
+    return statements
+
+
+def removed_row(run_id: str, place: str, path: str) -> Statement:
+    """What was let go has been removed there."""
+    return (_REMOVED, (run_id, os.fsencode(path), place))
+
+
+def kept_again_row(run_id: str, path: str) -> Statement:
+    """A new copy ends what retention did about the old one."""
+    return (_DELETE_LET_GO, (run_id, os.fsencode(path)))
+
+
+def past_of(row: Sequence[Any]) -> Past:
+    """What retention let go, from a row of LET_GO_OF. Of the box's file nothing is known any more."""
+    copy = Copy(os.fsdecode(row[0]), row[2], row[3], (row[2], 0, 0, 0), "", row[5], row[4])
+    return Past(row[1], copy, bool(row[6]))
 
 
 def entry_row(entry: Entry, *, new: bool) -> Statement:

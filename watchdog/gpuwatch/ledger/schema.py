@@ -116,4 +116,21 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             offset REAL NOT NULL
         ) STRICT""",
     ),
+    (
+        # what retention let go from a place, so that nobody calls it lost. `removed` is 0 until it has been done.
+        # A new copy of the file ends its rows
+        """CREATE TABLE let_go (
+            run TEXT NOT NULL,
+            path BLOB NOT NULL,
+            place TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            sha256 TEXT NOT NULL,
+            step INTEGER,
+            verified_at REAL NOT NULL,
+            at REAL NOT NULL,
+            removed INTEGER NOT NULL,
+            PRIMARY KEY (run, path, place)
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX let_go_unfinished ON let_go (run) WHERE removed = 0",
+    ),
 )

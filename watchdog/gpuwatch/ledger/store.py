@@ -13,7 +13,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -25,6 +24,8 @@ from gpuwatch.custody.scrub import Scrubbed
 from gpuwatch.ledger import rows
 from gpuwatch.ledger.opening import LedgerDamaged, connect, unusable
 from gpuwatch.ledger.opening import migrate as _migrate
+from gpuwatch.ledger.retained import Retained
+from gpuwatch.ledger.values import ClockMark, Record, StoredEvent
 from gpuwatch.ledger.writer import Statement, Writer
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import create, evolve
@@ -41,33 +42,7 @@ _FUTURE = 86_400.0
 """Seconds by which a proof may lie ahead of the clock before it counts as none."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """One line of the log."""
-
-    seq: int
-    at: float
-    run: str | None
-    event: e.AnyEvent
-
-
-@dataclass(frozen=True, slots=True)
-class ClockMark:
-    """Which clock recorded times are of: seconds since `boot` of the computer, plus `offset`."""
-
-    boot: str
-    offset: float
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A run, whether in memory or not, and its proved copies by path."""
-
-    run: Run
-    copies: Mapping[str, Copy]
-
-
-class Ledger:
+class Ledger(Retained):
     """Runs as the events made them, in memory and on disk at once.
 
     `append` changes the run in memory, queues event and state row as one transaction and
@@ -93,6 +68,8 @@ class Ledger:
         self._launches: dict[str, str] = {}
         self._copies: dict[str, dict[str, Copy]] = {}
         self._bad: dict[tuple[str, str], Scrubbed] = {}
+        self._let_go: dict[str, set[str]] = {}
+        """Run in memory that is not over → paths of which retention let something go."""
         self._ended: dict[str, None] = {}
         self._changed = asyncio.Event()
 
@@ -187,6 +164,7 @@ class Ledger:
             self._bad.pop((run_id, path), None)
         statements += [rows.copy_row(run_id, copy) for copy in fresh.values()]
         statements += [rows.unscrub_row(run_id, path) for path in fresh]
+        statements += self._keeps_again(run_id, fresh.keys())
         newest = {f"run {run_id}": rows.run_row(run, self._seq)}
         label = label_of(event, before, run)
         if label is not None:
@@ -248,6 +226,7 @@ class Ledger:
             oldest = next(iter(self._ended))
             del self._ended[oldest]
             gone = self.runs.pop(oldest)
+            self._let_go.pop(oldest, None)
             self._launches.pop(gone.key, None)
             for forget in self.forgotten:
                 forget(oldest)
@@ -340,6 +319,7 @@ class Ledger:
             self.runs[run_id] = record.run
             self._ended[run_id] = None
         self._copies.setdefault(run_id, dict(record.copies))
+        self._let_go.setdefault(run_id, {p.copy.path for p in await self.let_go(run_id)})
         return self.runs[run_id]
 
     # --- machines --------------------------------------------------------------------------------
@@ -489,6 +469,9 @@ class Ledger:
             async for row in cursor:
                 run_id, copy = rows.copy_of(row)
                 self._copies.setdefault(run_id, {})[copy.path] = copy
+        async with run(rows.LET_GO_OF_LIVE) as cursor:
+            async for row in cursor:
+                self._let_go.setdefault(str(row[0]), set()).add(os.fsdecode(row[1]))
         async with run(rows.BAD_COPIES) as cursor:
             for scrub in [rows.scrub_of(row)[2] async for row in cursor]:
                 if scrub is not None:

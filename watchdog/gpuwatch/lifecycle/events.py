@@ -440,13 +440,28 @@ class AccountSeen(Event, frozen=True, kw_only=True, tag="account-seen"):
     key_id: str | None = None
 
 
+class LetGo(Event, frozen=True, kw_only=True, tag="let-go"):
+    """Retention lets a verified checkpoint go from one place, because it stands verified in `stands`.
+
+    Written before anything is removed (of a box: when it was). It changes no run, and may happen long after its end.
+    """
+
+    place: str
+    """`vault`, `box` or a remote."""
+    name: str
+    step: int | None
+    files: int
+    bytes: int
+    stands: list[str]
+
+
 RegisterEvent: TypeAlias = (
     MachineListed | MachineUnseen | MachineReturned | StrayDestroySent | StrayDestroyAccepted | StrayDestroyFailed
     | StrayGone | Buried | AlarmResolved
 )  # fmt: skip
 """What changes the register of machines only (`lifecycle.register`)."""
 
-AnyEvent: TypeAlias = RunEvent | RegisterEvent | AccountSeen
+AnyEvent: TypeAlias = RunEvent | RegisterEvent | AccountSeen | LetGo
 """Every event, as a tagged union."""
 
 ENCODER = msgspec.json.Encoder()

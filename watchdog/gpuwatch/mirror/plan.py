@@ -8,7 +8,7 @@ content, and comes again only when it changes or the remote does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from gpuwatch.custody.facts import Copy
@@ -57,13 +57,20 @@ class Due:
         return sum(len(b.files) for b in self.batches)
 
 
-def due(copies: Iterable[Copy], stands: Mapping[str, Stands], checkpoints: str | None) -> Due:
-    """What one remote still lacks of a run's verified copies."""
+def due(
+    copies: Iterable[Copy],
+    stands: Mapping[str, Stands],
+    checkpoints: str | None,
+    let_go: Collection[tuple[str, str]] = (),
+) -> Due:
+    """What one remote still lacks of a run's verified copies. `let_go`: (path, SHA-256) of what it shall not have."""
     groups: dict[tuple[str, str], list[Copy]] = {}
     refused = []
     for copy in copies:
         stand = stands.get(copy.path)
         if is_pointer(copy.path, checkpoints) or (stand is not None and stand.sha256 == copy.sha256):
+            continue
+        if (copy.path, copy.sha256) in let_go:
             continue
         reason = unlistable(copy.path)
         if reason is not None:
@@ -75,7 +82,7 @@ def due(copies: Iterable[Copy], stands: Mapping[str, Stands], checkpoints: str |
         Batch(
             place=where,
             name=name,
-            step=_step(name) if where == CHECKPOINTS else None,
+            step=step_of(name) if where == CHECKPOINTS else None,
             # data first, the manifest that vouches for it last
             files=tuple(sorted(files, key=lambda c: (c.path.endswith(f"/{MANIFEST}"), c.path))),
             replaces=any(f.path in stands for f in files),
@@ -100,12 +107,13 @@ def newest(
     whole = [
         (step, name, tuple(sorted(files, key=lambda c: c.path)))
         for name, files in groups.items()
-        if (step := _step(name)) is not None
+        if (step := step_of(name)) is not None
         and all((s := stands.get(f.path)) is not None and s.sha256 == f.sha256 for f in files)
     ]
     return max(whole, default=None, key=lambda g: (g[0], g[1]))
 
 
-def _step(name: str) -> int | None:
+def step_of(name: str) -> int | None:
+    """The training step in a checkpoint's name, None when there is none."""
     numbers = _DIGITS.findall(name)
     return int(numbers[-1][:15]) if numbers else None

@@ -98,3 +98,17 @@ def with_files(
 ) -> dict[str, Stands]:
     """`stands` and these copies, compared just now."""
     return dict(stands) | {c.path: Stands(sha256=c.sha256, bytes=c.size, how=how, at=at) for c in copies}
+
+
+def without(
+    vault: Vault, run: str, remote: str, paths: Iterable[str], *, complete: bool | None = None
+) -> dict[str, Stands]:
+    """Write down that these stand there no more; what is left. Blocking. Raises OSError.
+
+    `complete` says whether nothing is missing there now; None leaves that as it is.
+    """
+    proof, gone = _read(path_of(vault, run, remote)), set(paths)
+    left = {p: s for p, s in load(vault, run, remote).items() if p not in gone}
+    before = proof is not None and proof.complete
+    save(vault, run, remote, left, complete=before if complete is None else complete)
+    return left

@@ -121,6 +121,16 @@ class Rclone:
                         )
                     )
 
+    async def delete(self, source: Path, destination: str, names: Sequence[str]) -> None:
+        """Delete exactly these files below `destination`; one that is not there is no error. Raises MirrorFault."""
+        if not names:
+            return
+        async with contextlib.aclosing(self._run({"op": "delete"}, source, destination, names)) as lines:
+            async for line in lines:
+                if line.get("result") == "deleted":
+                    return
+        raise MirrorFault(Trouble.UNREACHABLE, "rclone did not say that it deleted anything")
+
     async def verify(self, source: Path, destination: str, names: Sequence[str], *, read_back: bool) -> str:
         """Compare every file; returns how (`hash` or `read-back`). Raises MirrorFault when that is no proof.
 

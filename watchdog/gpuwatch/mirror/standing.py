@@ -29,8 +29,12 @@ class Standing:
     """Unix seconds since which something was not verified there."""
     problem: str | None = None
     progress: Progress | None = None
+    copying: str | None = None
+    """The checkpoint that is being copied there."""
     ours: set[str] = field(default_factory=set)
     """Names that we put there ourselves and that turned out not to be equal: these may be written over."""
+    let_go: frozenset[tuple[str, str]] = frozenset()
+    """(path, SHA-256) of what retention let go there: it is not copied again."""
     pointed: tuple[int, str] | None = None
     """(step, name) that the remote's pointer names, as far as we wrote it since the start."""
 

@@ -23,6 +23,9 @@ _UNCHECKED = re.compile(r"(\d+) hash(?:es)? could not be checked")
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_./+-]+")
 
 
+_PATIENCE = ("--retries", "1", "--low-level-retries", "3", "--contimeout", "20s")
+"""rclone's own would keep a remote that is away waiting for minutes; we come back ourselves."""
+
 _OUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
 """To the daemon. What rclone-python logs to standard output goes to standard error instead."""
 
@@ -61,6 +64,8 @@ def main() -> int:
                 copy(rclone, destination, only, order)
             elif order["op"] == "fetch":
                 fetch(rclone, destination, only if names else [], order)
+            elif order["op"] == "delete":
+                delete(utils, destination, only, names)
             else:
                 check(utils, destination, only, download=order["op"] == "read-back")
         except utils.RcloneException as error:
@@ -104,9 +109,17 @@ def fetch(rclone: Any, remote: str, only: list[str], order: dict[str, Any]) -> N
     _transfer(rclone, remote, ".", only, order["limit"])
 
 
+def delete(utils: Any, destination: str, only: list[str], names: list[str]) -> None:
+    """Delete the listed files and the folders that are empty then. Without a list nothing is deleted: it would be all."""
+    if not names:
+        raise SystemExit("nothing is listed to be deleted")
+    utils.run_rclone_cmd(f'delete "{destination}"', [*only, "--rmdirs", *_PATIENCE])
+    emit(result="deleted")
+
+
 def check(utils: Any, destination: str, only: list[str], *, download: bool) -> None:
     """Compare both sides; says which names are equal, and of how many no hash could be compared."""
-    arguments = [*only, "--one-way", "--combined", "-", *(["--download"] if download else [])]
+    arguments = [*only, "--one-way", "--combined", "-", *_PATIENCE, *(["--download"] if download else [])]
     code, out, problems = utils.run_rclone_cmd(f'check . "{destination}"', arguments, raise_errors=False)
     found = [line.split(" ", 1) for line in out.splitlines() if len(line) > 2 and line[1] == " "]
     unchecked = sum(int(n) for n in _UNCHECKED.findall(problems))

@@ -16,6 +16,7 @@ name, command or secret is ever part of a command line.
     sentinel.py receive               stdin: frames; writes files, answers one JSON line
     sentinel.py state                 stdin: one JSON line; how far a stage is
     sentinel.py stop                  stdin: one JSON line; end a stage's processes
+    sentinel.py forget                stdin: one JSON line; remove a checkpoint that is proved at home
     sentinel.py guard                 stdin: one JSON line; start the dead-man switch once, detached
 
 File names travel as JSON strings with undecodable bytes as lone surrogates (PEP 383).
@@ -38,6 +39,7 @@ import threading
 import time
 from typing import Any, TextIO
 
+from gpuwatch.sentinel.forgetting import answer
 from gpuwatch.sentinel.guard import keep_guard
 from gpuwatch.sentinel.moving import emit, hash_files, place, receive, send
 from gpuwatch.sentinel.vitals import Processes, Vitals
@@ -453,6 +455,11 @@ def list_files() -> None:
     emit(dict(end, sessions=len(people)))
 
 
+def forget_checkpoint() -> None:
+    """Remove one checkpoint, if it is exactly what was proved."""
+    emit(json.loads(answer(order(), open_for_writing)))
+
+
 # --- reporting -----------------------------------------------------------------------------------
 
 
@@ -628,6 +635,7 @@ def tail() -> None:
 COMMANDS = {
     "probe": probe, "start": start, "watch": watch, "tail": tail, "list": list_files, "send": send,
     "hash": hash_files, "receive": receive, "place": place, "stop": stop, "state": state, "guard": guard,
+    "forget": forget_checkpoint,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -60,11 +60,23 @@ class Train(Struct, frozen=True, kw_only=True):
 
 
 class Checkpoints(Struct, frozen=True, kw_only=True):
-    """Where checkpoints appear, relative to the work folder, and how many to keep."""
+    """Where checkpoints appear, relative to the work folder, and how many to keep (`gpuwatch.mirror.retention`)."""
 
     path: str
     keep_last: int = 12
     keep_milestones: int = 24
+    """One per hour, the newest so many."""
+    keep_days: int = 7
+    """One per day, the newest so many."""
+    keep_best: int = 1
+    metric: str | None = None
+    """The key of the manifests' `val` that says which are best; None where nothing does."""
+    highest: bool = False
+    """Whether a higher `metric` is better."""
+    keep_on_box: int = 2
+    """On the box, while its disk is short."""
+    prune: tuple[str, ...] = ()
+    """Where the rest is let go, in this order: `vault`, `box`, remotes. Nowhere, when empty."""
     required: bool = True
     """Whether a run that made none is held; not where another run goes on in its place."""
 

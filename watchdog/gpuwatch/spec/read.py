@@ -133,6 +133,7 @@ def read_spec(text: str, *, file: str, base: Path | None = None) -> model.RunSpe
     upload = _upload(root.table("upload"), base)
     setup = _setup(root.table("setup"))
     mirror = _mirror(root.table("mirror"))
+    _prunable(checkpoints, mirror, problems)
     idle = _idle(root.table("idle"))
     deadman = _deadman(root.table("deadman"))
     budget = _budget(root.table("budget"))
@@ -312,13 +313,35 @@ def _checkpoints(table: _Table | None) -> model.Checkpoints | None:
         table.problem("path", "nothing", "the folder where checkpoints appear, relative to the work folder")
     path = table.take("path", values.folder, None)
     keep_last = table.take("keep_last", values.whole(1, 10_000), 12)
-    milestones = table.take("keep_milestones", values.whole(0, 10_000), 24)
-    table.finish()
-    return (
-        None
-        if path is None
-        else model.Checkpoints(path=path, keep_last=keep_last, keep_milestones=milestones)
+    checkpoints = model.Checkpoints(
+        path=path or "",
+        keep_last=keep_last,
+        keep_milestones=table.take("keep_milestones", values.whole(0, 10_000), 24),
+        keep_days=table.take("keep_days", values.whole(0, 10_000), 7),
+        keep_best=table.take("keep_best", values.whole(0, 10_000), 1),
+        metric=table.take("metric", values.word, None),
+        highest=table.take("best", values.one_of("lowest", "highest"), "lowest") == "highest",
+        keep_on_box=table.take("keep_on_box", values.whole(2, 10_000), 2),
+        prune=table.take("prune", values.strings, ()),
     )
+    table.finish()
+    return None if path is None else checkpoints
+
+
+def _prunable(
+    checkpoints: model.Checkpoints | None, mirror: model.Mirror, problems: list[SpecProblem]
+) -> None:
+    """Retention needs another place: the only verified copy never goes."""
+    for place in checkpoints.prune if checkpoints is not None else ():
+        if place not in ("vault", "box", *mirror.remotes):
+            expected = '"vault", "box" or one of mirror.remotes'
+        elif place == "vault" and not mirror.remotes:
+            expected = (
+                "a remote in [mirror] beside it: the vault holds the only verified copies, which never go"
+            )
+        else:
+            continue
+        problems.append(SpecProblem("checkpoints.prune", values.show(place), expected))
 
 
 def _artifacts(root: _Table, problems: list[SpecProblem]) -> tuple[tuple[model.Artifact, ...], bool]:

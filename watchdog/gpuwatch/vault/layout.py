@@ -5,6 +5,7 @@
 <vault>/<run>/job.log                   the job's output
 <vault>/<run>/.receipts/<digest>.json   proofs
 <vault>/<run>/.mirrors/<digest>.json    what stands verified on a remote
+<vault>/<run>/.let-go/<digest>.json     what retention let go, and where it still stands
 <vault>/<run>/.resume/                  a checkpoint on its way from a remote to a box
 <vault>/<run>/.logs/N.log               what jobs on earlier machines printed
 <vault>/<run>/.partial/                 downloads under way, same file system
@@ -25,9 +26,10 @@ REPLACED = ".replaced"
 LOG = "job.log"
 LOG_CLOCK = "job.log.times"
 MIRRORS = ".mirrors"
+LET_GO = ".let-go"
 RESUME = ".resume"
 LOGS = ".logs"
-_RESERVED = frozenset({RECEIPTS, PARTIAL, REPLACED, LOG, LOG_CLOCK, MARKER, MIRRORS, RESUME, LOGS})
+_RESERVED = frozenset({RECEIPTS, PARTIAL, REPLACED, LOG, LOG_CLOCK, MARKER, MIRRORS, LET_GO, RESUME, LOGS})
 _MAX_PATH = 3000
 
 

@@ -20,7 +20,19 @@ from enum import IntEnum
 from itertools import chain
 from pathlib import Path
 
-from gpuwatch.vault.layout import LOG, LOG_CLOCK, LOGS, MARKER, MIRRORS, PARTIAL, RECEIPTS, REPLACED, RESUME
+from gpuwatch.vault import let_go
+from gpuwatch.vault.layout import (
+    LET_GO,
+    LOG,
+    LOG_CLOCK,
+    LOGS,
+    MARKER,
+    MIRRORS,
+    PARTIAL,
+    RECEIPTS,
+    REPLACED,
+    RESUME,
+)
 from gpuwatch.vault.proofs import (
     NAME,
     PART,
@@ -75,6 +87,8 @@ class Survey:
     """Receipts that are whole."""
     promises: tuple[Promise, ...]
     findings: tuple[Finding, ...]
+    let_go: tuple[let_go.LetGo, ...] = ()
+    """What receipts name and retention let go, in that version: it is not missing here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,7 @@ class RunReport:
     files: int
     bytes: int
     findings: tuple[Finding, ...]
+    let_go: tuple[let_go.LetGo, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -212,7 +227,14 @@ def survey(root: Path, run: str) -> Survey:
     proofs = list(_proofs(folder, findings))
     promised = newest(proofs)
     findings += strangers(names, promised, receipts=len(proofs))
-    return Survey(run, folder, len(proofs), tuple(promised.values()), tuple(findings))
+    here, past = set(names), let_go.read(folder)
+    gone = {
+        p.path: past[p.path, p.sha256]
+        for p in promised.values()
+        if p.path not in here and (p.path, p.sha256) in past
+    }
+    left = tuple(p for p in promised.values() if p.path not in gone)
+    return Survey(run, folder, len(proofs), left, tuple(findings), tuple(gone.values()))
 
 
 def _walk(top: Path, findings: list[Finding]) -> Iterator[str]:
@@ -224,7 +246,7 @@ def _walk(top: Path, findings: list[Finding]) -> Iterator[str]:
             with os.scandir(top / prefix) as entries:
                 for entry in entries:
                     name = f"{prefix}{entry.name}"
-                    if name in (RECEIPTS, PARTIAL, MIRRORS, REPLACED, RESUME, LOGS):
+                    if name in (RECEIPTS, PARTIAL, MIRRORS, REPLACED, RESUME, LOGS, LET_GO):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(f"{name}/")
@@ -382,4 +404,6 @@ def _report(survey: Survey, found: Sequence[Finding]) -> RunReport:
     bad = {f.path for f in found}
     good = [p for p in survey.promises if p.path not in bad]
     findings = sorted((*survey.findings, *found), key=lambda f: (f.kind not in DAMAGE, os.fsencode(f.path)))
-    return RunReport(survey.run, survey.receipts, len(good), sum(p.size for p in good), tuple(findings))
+    return RunReport(
+        survey.run, survey.receipts, len(good), sum(p.size for p in good), tuple(findings), survey.let_go
+    )
