@@ -255,7 +255,7 @@ class Keeper:
         await self._stands_no_more(run_id, remote, copies)
         names = [place(c.path, folder)[1] for c in copies]
         target = f"{folder_of(remote, run_id)}/{CHECKPOINTS}"
-        await rclone.delete(ctx.vault.run(run_id), target, names)
+        await rclone.remove(ctx.vault.run(run_id), target, names)
         await ctx.ledger.removed(run_id, remote, [c.path for c in copies])
 
     async def _from_box(self, run_id: str, known: Known, removal: Removal) -> None:

@@ -121,7 +121,7 @@ class Rclone:
                         )
                     )
 
-    async def delete(self, source: Path, destination: str, names: Sequence[str]) -> None:
+    async def remove(self, source: Path, destination: str, names: Sequence[str]) -> None:
         """Delete exactly these files below `destination`; one that is not there is no error. Raises MirrorFault."""
         if not names:
             return
