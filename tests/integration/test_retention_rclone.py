@@ -24,6 +24,7 @@ from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle import events as e
 from gpuwatch.mirror import proof
 from gpuwatch.sentinel.forgetting import forget
+from gpuwatch.sentinel.moving import inside
 from gpuwatch.spec import read_spec
 from gpuwatch.vault import receipt
 from gpuwatch.vault.layout import Vault
@@ -374,7 +375,7 @@ async def test_a_box_whose_disk_is_short_gives_up_what_is_proved_here_and_then_t
                 "name": name,
                 "files": [[f.path, *f.identity] for f in files],
             }
-            said = forget(order, set())
+            said = forget(order, set(), inside)
             return None if said["removed"] else said["why"]
 
     class Link:

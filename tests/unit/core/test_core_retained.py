@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from gpuwatch.cli_verify import document, text
 from gpuwatch.custody.facts import Copy, Inventory
 from gpuwatch.custody.scrub import Scrubbed
 from gpuwatch.lifecycle import events as e
-from gpuwatch.sentinel.forgetting import HIDDEN, answer, forget
+from gpuwatch.sentinel import forgetting, source
+from gpuwatch.sentinel.forgetting import HIDDEN
+from gpuwatch.sentinel.moving import inside
 from gpuwatch.vault import let_go, receipt
 from gpuwatch.vault.layout import LET_GO, Vault
 from gpuwatch.vault.verify import Verdict, verify
@@ -196,6 +200,10 @@ def test_removing_leaves_what_is_not_the_proved_file(vault: Vault) -> None:
 # --- the box -------------------------------------------------------------------------------------
 
 
+def forget(order: dict[str, Any], writers: set[tuple[int, int]]) -> dict[str, Any]:
+    return forgetting.forget(order, writers, inside)
+
+
 def on_box(root: Path, name: str = "step-1") -> dict[str, Any]:
     """A checkpoint of two files and the order to forget it."""
     folder = root / "ckpt" / name
@@ -213,6 +221,15 @@ def test_a_box_removes_exactly_what_was_proved(tmp_path: Path) -> None:
     on_box(tmp_path, "step-2")
     assert forget(order, set()) == {"removed": True}
     assert [p.name for p in (tmp_path / "ckpt").iterdir()] == ["step-2"]
+
+
+def test_the_program_that_lies_on_boxes_does_it(tmp_path: Path) -> None:
+    (tmp_path / "sentinel.py").write_bytes(source())
+    order = on_box(tmp_path / "w")
+    argv = [sys.executable, "-I", str(tmp_path / "sentinel.py"), "forget"]
+    said = subprocess.run(argv, input=json.dumps(order).encode() + b"\n", capture_output=True, check=True)
+    assert json.loads(said.stdout) == {"removed": True}
+    assert list((tmp_path / "w/ckpt").iterdir()) == []
 
 
 def test_a_checkpoint_that_is_one_file_goes_too(tmp_path: Path) -> None:
@@ -279,7 +296,7 @@ def test_an_order_that_was_cut_off_is_undone_by_the_next(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["..", ".hidden", "a/b", ""])
 def test_names_that_lead_elsewhere_are_no_checkpoints(tmp_path: Path, name: str) -> None:
     order = on_box(tmp_path)
-    assert json.loads(answer(order | {"name": name}, set))["removed"] is False
+    assert json.loads(forgetting.answer(order | {"name": name}, set, inside))["removed"] is False
     assert (tmp_path / "ckpt/step-1/model.bin").exists()
     with pytest.raises(SystemExit):
         forget(order | {"folder": "../.."}, set())

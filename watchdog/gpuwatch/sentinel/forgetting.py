@@ -13,13 +13,14 @@ import shutil
 import stat
 from typing import Any
 
-from gpuwatch.sentinel.moving import inside
-
 HIDDEN = ".gpuwatch-let-go-"
 
 
-def forget(task: dict[str, Any], writers: set[tuple[int, int]]) -> dict[str, Any]:
-    """order: root, folder, name, files as [path below the root, size, mtime_ns, ctime_ns, inode]; `removed`, or `why` not."""
+def forget(task: dict[str, Any], writers: set[tuple[int, int]], inside: Any) -> dict[str, Any]:
+    """order: root, folder, name, files as [path below the root, size, mtime_ns, ctime_ns, inode]; `removed`, or `why` not.
+
+    `inside` gives the full path of a name below the root, or ends the program.
+    """
     root = os.path.realpath(task["root"])
     folder = inside(root, os.path.join(task["folder"], "x"))[:-2]
     if (
@@ -81,9 +82,9 @@ def regular_below(top: str) -> Any:
             yield os.path.join(folder, name)
 
 
-def answer(task: dict[str, Any], writers: Any) -> str:
+def answer(task: dict[str, Any], writers: Any, inside: Any) -> str:
     """`forget` as a line, whatever the disk says."""
     try:
-        return json.dumps(forget(task, writers()))
+        return json.dumps(forget(task, writers(), inside))
     except OSError as error:
         return json.dumps({"removed": False, "why": "cannot be removed: %s" % error.strerror})

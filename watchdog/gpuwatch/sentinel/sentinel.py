@@ -41,7 +41,7 @@ from typing import Any, TextIO
 
 from gpuwatch.sentinel.forgetting import answer
 from gpuwatch.sentinel.guard import keep_guard
-from gpuwatch.sentinel.moving import emit, hash_files, place, receive, send
+from gpuwatch.sentinel.moving import emit, hash_files, inside, place, receive, send
 from gpuwatch.sentinel.vitals import Processes, Vitals
 
 VERSION = 2
@@ -457,7 +457,7 @@ def list_files() -> None:
 
 def forget_checkpoint() -> None:
     """Remove one checkpoint, if it is exactly what was proved."""
-    emit(json.loads(answer(order(), open_for_writing)))
+    emit(json.loads(answer(order(), open_for_writing, inside)))
 
 
 # --- reporting -----------------------------------------------------------------------------------
