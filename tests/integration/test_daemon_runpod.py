@@ -36,12 +36,14 @@ PROMISE = '[checkpoints]\npath = "ckpt"\n[[artifacts]]\npath = "model.bin"\n'
 WIDE = """\
 name = "wide"
 provider = "runpod"
-disk = "10GB"
+disk = "auto"
 artifacts = "none"
 [gpu]
 name = ["H100 SXM", "A100 SXM4", "L40S"]
 [job]
 command = "echo hello"
+[data]
+size = "9GB"
 """
 JOB = """
 mkdir -p ckpt
@@ -135,6 +137,7 @@ def test_a_data_centre_without_stock_gives_way_to_the_next_offer(here: RunpodWor
     assert here.wait_end(run).state == "gone"
     chosen = [e.data["offer_id"] for e in here.events(run) if e.kind == "offer-chosen"]
     assert len(set(chosen)) == 2
+    assert 'disk = "11GB"' in here.detail(run).spec, "what was reckoned stands in the spec that is kept"
     here.assert_one_machine_and_none_left()
 
 
@@ -201,6 +204,8 @@ def test_a_dry_run_says_what_would_be_rented_and_rents_nothing(here: RunpodWorld
     assert "/h all-in, $" in now
     assert any("more offers fit" in line for line in plan)
     assert any(line.startswith("  at most $") for line in plan)
+    assert 'disk = "auto" is 11.0 GB:' in plan
+    assert "  9.00 GB  data.size: what the job downloads or makes" in plan
     assert here.machines() == []
 
 

@@ -15,12 +15,13 @@ from gpuwatch.daemon import rows, words
 from gpuwatch.daemon.actor import job_ended
 from gpuwatch.daemon.companion import over_budget
 from gpuwatch.daemon.live import Live
-from gpuwatch.daemon.preparing import unfit, upload_files
+from gpuwatch.daemon.preparing import unfit
 from gpuwatch.daemon.renting import choose, no_offer_reason, query_of
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import create, evolve
 from gpuwatch.lifecycle.run import Run, State
 from gpuwatch.spec import read_spec
+from gpuwatch.spec.uploads import upload_files
 
 SPEC = read_spec(
     'name = "r1"\n[gpu]\nname = "rtx 4090"\nmax_price = 1.5\n[job]\ncommand = "true"\n'

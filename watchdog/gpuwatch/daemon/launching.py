@@ -25,6 +25,7 @@ from gpuwatch.daemon.resuming import resolve as resolve_resume
 from gpuwatch.lifecycle import events as e
 from gpuwatch.prices import USUAL_DISK, PriceBook
 from gpuwatch.spec import RunSpec, SpecError, read_spec
+from gpuwatch.spec.sizing import reckoned, settled
 from gpuwatch.spec.units import format_duration, format_size
 
 _RANKED = 20
@@ -169,6 +170,7 @@ class Launching(Knowing):
         reached = accounting.day_ceiling_reached(self._ctx, self._ctx.now()) if known is None else None
         if reached is not None:
             raise CallFailed(wire.Code.REFUSED, f"nothing is rented today: {reached}")
+        text = _settled(order.spec, spec)
         resume_from = await self._resume_from(spec, order.resume_from)
         run_id = await self._new_id(spec.name)
         # from here to `create` the event loop does not turn: one key makes one run
@@ -176,7 +178,7 @@ class Launching(Knowing):
         if known is not None:
             return wire.Launched(run=known, name=(await self._ctx.ledger.record(known)).run.name)
         event = e.Requested(
-            name=spec.name, spec=order.spec.text, file=order.spec.file, base=order.spec.base, key=order.key,
+            name=spec.name, spec=text, file=order.spec.file, base=order.spec.base, key=order.key,
             provider=order.provider, offer_id=order.offer_id, resume_from=resume_from,
         )  # fmt: skip
         self._ctx.specs[run_id] = spec
@@ -221,6 +223,7 @@ def plan(spec: RunSpec) -> list[str]:
         f"rent {spec.gpu.count} × {gpus} on {' or '.join(spec.providers)}{limit}, {format_size(spec.disk)} of disk",
         f"image {spec.image}; SSH must answer within {format_duration(spec.boot.timeout)}",
     ]
+    lines += spec.disk_words
     if spec.upload.paths:
         lines.append(f"upload {', '.join(spec.upload.paths)}")
     if spec.setup is not None:
@@ -245,6 +248,20 @@ def plan(spec: RunSpec) -> list[str]:
 def _read(text: wire.SpecText) -> RunSpec:
     base = Path(text.base)
     return read_spec(text.text, file=text.file, base=base if base.is_absolute() and base.is_dir() else None)
+
+
+def _settled(text: wire.SpecText, spec: RunSpec) -> str:
+    """The spec as it is kept: what `disk = "auto"` was reckoned to stands in its place. Raises CallFailed(spec)."""
+    if not reckoned(spec):
+        return text.text
+    kept = settled(text.text, spec.disk)
+    if kept is None:
+        raise CallFailed(
+            wire.Code.SPEC,
+            f'{text.file}: disk = "auto" must be a line of its own, above the first [table]',
+            {"problems": []},
+        )
+    return kept
 
 
 def _problems(error: SpecError) -> list[wire.Problem]:

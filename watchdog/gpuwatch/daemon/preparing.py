@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,13 +23,9 @@ from gpuwatch.daemon.secrets import resolve_secrets
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import Machine, Run
 from gpuwatch.spec import RunSpec
+from gpuwatch.spec.uploads import upload_files, walk
 
 log = structlog.get_logger()
-
-SKIP = frozenset(
-    {".git", "__pycache__", ".venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
-)
-MAX_UPLOAD_FILES = 50_000
 
 
 async def boot(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) -> None:
@@ -244,37 +239,8 @@ def unfit(facts: Facts, spec: RunSpec) -> str | None:
     return None
 
 
-def upload_files(base: Path, paths: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """(name on the box, local file) for every upload; folders whole, without caches and VCS data.
-
-    Raises ValueError for what leaves `base` and OSError for what is not there.
-    """
-    count = 0
-    for entry in paths:
-        start = base / entry
-        if not start.resolve().is_relative_to(base.resolve()):
-            raise ValueError(f"upload path {entry!r} leads out of {base}")
-        found = [start] if start.is_file() else _walk(start)
-        if not start.exists():
-            raise FileNotFoundError(2, "nothing to upload", str(start))
-        for path in found:
-            count += 1
-            if count > MAX_UPLOAD_FILES:
-                raise ValueError(f"more than {MAX_UPLOAD_FILES} files to upload; name fewer paths")
-            yield path.relative_to(base).as_posix(), path
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(d for d in folders if d not in SKIP)
-        for name in sorted(names):
-            path = Path(folder, name)
-            if path.is_file():
-                yield path
-
-
 def trainer_files(root: Path) -> Iterator[tuple[str, Path]]:
     """The trainer's source as it must lie on the box: `gputrain/…`."""
-    for path in _walk(root):
+    for path in walk(root):
         if path.suffix in (".py", ".toml", ".json"):
             yield f"{root.name}/{path.relative_to(root).as_posix()}", path

@@ -77,6 +77,8 @@ class Checkpoints(Struct, frozen=True, kw_only=True):
     """On the box, while its disk is short."""
     prune: tuple[str, ...] = ()
     """Where the rest is let go, in this order: `vault`, `box`, remotes. Nowhere, when empty."""
+    size: int | None = None
+    """Bytes of one, where the spec says it: for `disk = "auto"`."""
     required: bool = True
     """Whether a run that made none is held; not where another run goes on in its place."""
 
@@ -158,6 +160,8 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     providers: tuple[str, ...] = ("vast",)
     image: str = DEFAULT_IMAGE
     disk: int = 20_000_000_000
+    disk_words: tuple[str, ...] = ()
+    """How `disk = "auto"` came to that size, or that a size of one's own looks small; lines for people."""
     gpu: Gpu = Gpu()
     upload: Upload = Upload()
     setup: Setup | None = None

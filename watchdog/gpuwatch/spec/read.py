@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpuwatch.clean import clean
-from gpuwatch.spec import model, values
+from gpuwatch.spec import model, sizing, values
 from gpuwatch.spec.units import parse_duration, parse_price, parse_size
 
 T = TypeVar("T")
@@ -138,6 +138,7 @@ def read_spec(text: str, *, file: str, base: Path | None = None) -> model.RunSpe
     deadman = _deadman(root.table("deadman"))
     budget = _budget(root.table("budget"))
     recover = _recover(root.table("recover"))
+    data = _data(root.table("data"))
     boot = _boot(root.table("boot"))
     root.finish()
 
@@ -160,10 +161,21 @@ def read_spec(text: str, *, file: str, base: Path | None = None) -> model.RunSpe
             "nothing that the run promises",
             'at least one [[artifacts]] path or [checkpoints] path; or artifacts = "none" when its files may be lost',
         )
-    if problems or job is None:
+    needed = sizing.sizing(
+        train=train, checkpoints=checkpoints, artifacts=artifacts, upload=upload, data=data if disk is None or data is not None else 0,
+        uploaded=sizing.uploaded(base, upload) if disk is None else 0,
+        hours=None if budget.max_time is None else budget.max_time / 3600,
+    )  # fmt: skip
+    told: tuple[str, ...] = ()
+    if isinstance(needed, sizing.Sizing):
+        told = sizing.words(needed) if disk is None else sizing.doubt(needed, disk)
+        disk = needed.total if disk is None else disk
+    elif disk is None and not problems:
+        problems += [SpecProblem(m.key, 'nothing, beside disk = "auto"', m.expected) for m in needed]
+    if problems or job is None or disk is None:
         raise SpecError(file, problems)
     return model.RunSpec(
-        name=name, providers=providers, image=image, disk=disk, gpu=gpu, upload=upload, setup=setup, job=job,
+        name=name, providers=providers, image=image, disk=disk, disk_words=told, gpu=gpu, upload=upload, setup=setup, job=job,
         train=train, checkpoints=checkpoints, artifacts=artifacts, no_artifacts=none, mirror=mirror, idle=idle, deadman=deadman,
         budget=budget, recover=recover, boot=boot,
     )  # fmt: skip
@@ -323,6 +335,7 @@ def _checkpoints(table: _Table | None) -> model.Checkpoints | None:
         highest=table.take("best", values.one_of("lowest", "highest"), "lowest") == "highest",
         keep_on_box=table.take("keep_on_box", values.whole(2, 10_000), 2),
         prune=table.take("prune", values.strings, ()),
+        size=table.take("size", parse_size, None),
     )
     table.finish()
     return None if path is None else checkpoints
@@ -342,6 +355,15 @@ def _prunable(
         else:
             continue
         problems.append(SpecProblem("checkpoints.prune", values.show(place), expected))
+
+
+def _data(table: _Table | None) -> int | None:
+    """Bytes of what lies on the box beside uploads and checkpoints, None when the spec does not say."""
+    if table is None:
+        return None
+    size = table.take("size", parse_size, None)
+    table.finish()
+    return size
 
 
 def _artifacts(root: _Table, problems: list[SpecProblem]) -> tuple[tuple[model.Artifact, ...], bool]:

@@ -189,8 +189,14 @@ def providers(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def disk(value: object) -> int:
-    size = parse_size(value)
+def disk(value: object) -> int | None:
+    """Bytes; None for "auto"."""
+    if value == "auto":
+        return None
+    try:
+        size = parse_size(value)
+    except ValueError as error:
+        raise ValueError(f'{error}, or "auto"') from None
     if size < 8_000_000_000:
         raise ValueError('a size of at least "8GB"')
     return size
