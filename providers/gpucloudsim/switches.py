@@ -98,7 +98,9 @@ KINDS: dict[str, Kind] = {
     "credit_gone": Kind("the account's credit is used up at once; one count each time"),
     # Running machines; each is drawn for once a second.
     "host_loss": Kind("[SECONDS]: the host of a running machine goes offline, for ever or for so long"),
-    "preempt": Kind("[SECONDS]: a running spot machine is outbid, for ever or for so long"),
+    "preempt": Kind(
+        "[SECONDS]: a running spot machine is outbid, for ever or for so long; a RunPod spot pod is taken back"
+    ),
     "container_dies": Kind("the container of a running machine ends by itself; the contract stands"),
     "expire": Kind("the rental of a running machine ends now: it is stopped and does not start again"),
     "machine_taken": Kind("the vendor ends the contract of a running machine: it is gone with its disk"),

@@ -44,12 +44,16 @@ class OwnHost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunpodSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[providers.runpod]`, as for Vast. Without `enabled` it is watched when there is a key for it."""
+    """`[providers.runpod]`, as for Vast. Without `enabled` it is watched when there is a key for it.
+
+    `spot` is experimental: spot pods through RunPod's GraphQL, which is to be retired.
+    """
 
     enabled: bool | None = None
     url: str | None = None
     paced: bool = True
     timeout: str = "30s"
+    spot: bool = False
 
 
 class SshSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

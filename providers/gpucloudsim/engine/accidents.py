@@ -36,8 +36,11 @@ def strike(world: World, switches: Switches, now: int) -> None:
 
 def _hit(world: World, switches: Switches, instance: Instance, now: int) -> None:
     if instance.bid_micro is not None and (seconds := switches.take("preempt")) is not None:
-        lifecycle.force_outbid(world, instance.id, now)
-        instance.relief_us = _until(seconds, now)
+        if instance.request.runtype == "pod":
+            lifecycle.evict(world, instance.id, now)
+        else:
+            lifecycle.force_outbid(world, instance.id, now)
+            instance.relief_us = _until(seconds, now)
     elif (seconds := switches.take("host_loss")) is not None:
         lifecycle.set_online(world, instance.id, False, now)
         instance.relief_us = _until(seconds, now)

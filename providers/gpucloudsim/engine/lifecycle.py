@@ -291,6 +291,15 @@ def force_outbid(world: World, instance_id: int, now: int) -> None:
     _enter(instance, Phase.OUTBID, now)
 
 
+def evict(world: World, instance_id: int, now: int) -> None:
+    """A spot pod is taken back: it is stopped, its volume stays, and it does not start again by itself."""
+    advance(world, now)
+    instance = get(world, instance_id)
+    instance.want = Want.STOPPED
+    _note(instance, now, "evicted")
+    _enter(instance, Phase.STOPPED, now)
+
+
 def release_floor(world: World, instance_id: int, now: int) -> None:
     """The competing bid is withdrawn; an outbid instance resumes by itself."""
     advance(world, now)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from gpuproviders import keys
@@ -24,8 +25,9 @@ from gpuproviders.model import (
     Order,
     Permit,
 )
-from gpuproviders.runpod import balance, parse
+from gpuproviders.runpod import balance, parse, sdk
 from gpuproviders.runpod.command import command
+from gpuproviders.runpod.spot import SpotMarket
 from gpuproviders.runpod.transport import CALL_SECONDS, NAME, Transport
 
 T = TypeVar("T")
@@ -62,6 +64,7 @@ class RunpodProvider:
         paced: bool = True,
         seconds: float = CALL_SECONDS,
         ask_balance: Callable[..., Any] = balance.ask,
+        spot: bool = False,
     ) -> None:
         self._calls = Transport(
             key, url or os.environ.get("RUNPOD_API_BASE_URL") or URL, paced=paced, seconds=seconds
@@ -70,9 +73,20 @@ class RunpodProvider:
         self._ask_balance = ask_balance
         self._money: tuple[str, balance.Money] = ("", balance.UNKNOWN)
         """(fingerprint of the key, what was told for it)."""
+        self._spot = SpotMarket(self._ask) if spot else None
+        self.capabilities = replace(type(self).capabilities, spot=spot)
         self._asking: asyncio.Task[None] | None = None
         self._asked: float | None = None
         self._catalog: dict[tuple[bool, int], tuple[float, Any]] = {}
+
+    async def _ask(self, query: str) -> sdk.Answer:
+        """One GraphQL query, for what REST v2 does not have."""
+        key = self._calls.key()
+        if not key:
+            return sdk.Answer(
+                error="AuthenticationError", text=f"no RunPod API key: {keys.missing('runpod')}"
+            )
+        return await sdk.ask(key, self._calls.url, query, seconds=max(sdk.DEADLINE_SECONDS, self._seconds))
 
     # --- the account -----------------------------------------------------------------------------
 
@@ -110,10 +124,10 @@ class RunpodProvider:
         """The catalog's stock, one request per cloud and number of GPUs.
 
         RunPod sells no spot pods in REST v2 and rates no machines: `min_reliability` does not apply to it,
-        and "verified" is the secure cloud.
+        and "verified" is the secure cloud. Spot offers come from GraphQL, where that is switched on.
         """
         if query.spot:
-            return ()
+            return () if self._spot is None else await self._spot.offers(query)
         counts = _COUNTS if query.gpu_count is None else (query.gpu_count,)
         clouds = (True,) if query.verified_only else (True, False)
         found: list[Offer] = []
@@ -147,6 +161,14 @@ class RunpodProvider:
 
     async def create(self, order: Order) -> Created:
         """Place a pod, once. A 422 that names the newer command fields is a refusal, after which `args` is tried."""
+        if order.offer.spot:
+            if self._spot is None:
+                raise Refused(
+                    "spot pods are off: [providers.runpod] spot = true (experimental)",
+                    provider=NAME,
+                    code="no-spot",
+                )
+            return await self._spot.create(order)
         try:
             body = _body(order)
         except Malformed as error:
@@ -231,6 +253,12 @@ class RunpodProvider:
 
     async def start(self, instance_id: str) -> None:
         """Start a stopped pod; one that comes back without GPUs is stopped again, because it would bill for nothing."""
+        if self._spot is not None:
+            pod = await self._pod(instance_id)
+            bid, known = parse.bid(pod), None if pod is None else _shape(lambda: parse.instance(pod))
+            if bid is not None and known is not None:
+                await self._spot.resume(_path(instance_id), bid, known.gpu_count or 1)
+                return
         answer = await self._act(instance_id, "start")
         gpu = answer.get("gpu") if isinstance(answer, dict) else None
         if isinstance(gpu, dict) and gpu.get("count") == 0:

@@ -23,6 +23,8 @@ from gpuproviders.money import MicroUsd
 NAME = "runpod"
 LABEL = "GPUTUI_LABEL"
 """Environment variable of a pod that carries our label; the name can be changed by hand."""
+BID = "GPUTUI_BID"
+"""The same for the bid per GPU (micro-dollars per hour) of a spot pod, which REST v2 cannot tell from another."""
 CONTAINER_DISK = 20 * GB
 """Disk of the container itself: packages. What a run makes lies on the pod's volume."""
 _HOURS = 720
@@ -211,8 +213,16 @@ def instance(value: object) -> Instance:
         gpu_count=whole(gpu.get("count"), 1024) if isinstance(gpu, dict) else None,
         price=price_of(row.get("cost")) or None,  # 0 says "stopped", not "free"
         endpoints=_endpoints(row) if power is Power.RUNNING else (),
+        spot=bid(row) is not None,
         started_at=rfc3339(row.get("startedAt")),
     )
+
+
+def bid(value: object) -> MicroUsd | None:
+    """The bid per GPU that a pod was made with, None for one that is no spot pod of ours."""
+    env = value.get("env") if isinstance(value, dict) else None
+    said = env.get(BID) if isinstance(env, dict) else None
+    return MicroUsd(int(said)) if isinstance(said, str) and re.fullmatch(r"[0-9]{1,9}", said) else None
 
 
 def _label(row: Mapping[str, Any]) -> str | None:

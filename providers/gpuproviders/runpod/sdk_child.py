@@ -1,7 +1,8 @@
-"""The only module that imports the official `runpod` package. Run as a process by `balance`, never imported.
+"""The only module that imports the official `runpod` package. Run as a process by `sdk`, never imported.
 
-Standard input: one line of JSON with the key. Standard output: one line of JSON, `{"myself": {…}}` or
-`{"error": TYPE}`. Nothing else of the package's gets out: exceptions of it can hold whole queries.
+Standard input: one line of JSON with the key and a query. Standard output: one line of JSON, `{"data": {…}}` or
+`{"error": TYPE, "text": …}`. Nothing else of the package's gets out: exceptions of it can hold whole queries; of a refusal
+only the vendor's message is passed on.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-
-_QUERY = "query myself { myself { id clientBalance currentSpendPerHr spendLimit } }"
 
 
 def main() -> int:
@@ -21,15 +20,16 @@ def main() -> int:
     os.dup2(nowhere, 2)
     answer: dict[str, object]
     try:
-        key = str(json.loads(sys.stdin.readline())["key"])
+        order = json.loads(sys.stdin.readline())
         from runpod.api.graphql import run_graphql_query
 
-        body = run_graphql_query(_QUERY, api_key=key)
+        body = run_graphql_query(str(order["query"]), api_key=str(order["key"]))
         data = body.get("data") if isinstance(body, dict) else None
-        me = data.get("myself") if isinstance(data, dict) else None
-        answer = {"myself": me} if isinstance(me, dict) else {"error": "no answer"}
+        answer = {"data": data} if isinstance(data, dict) else {"error": "no answer"}
     except BaseException as error:  # noqa: BLE001 - whatever happens is one word for the parent
         answer = {"error": type(error).__name__}
+        if type(error).__name__ == "QueryError":
+            answer["text"] = str(getattr(error, "message", ""))[:300]
     out.write(json.dumps(answer) + "\n")
     out.flush()
     return 0

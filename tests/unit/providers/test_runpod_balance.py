@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpuproviders.runpod import balance
+from gpuproviders.runpod import balance, sdk
 
 ANSWERS = {
-    "answer": "import sys, json; key = json.loads(sys.stdin.readline())['key']; print(json.dumps({'myself': {'id': key[::-1], 'clientBalance': 3.5}}))",
+    "answer": "import sys, json; key = json.loads(sys.stdin.readline())['key']; print(json.dumps({'data': {'myself': {'id': key[::-1], 'clientBalance': 3.5}}}))",
     "noise": "print('x' * 200000)",
     "nothing": "pass",
     "death": "import os; os._exit(3)",
@@ -22,12 +22,12 @@ ANSWERS = {
 @pytest.fixture
 def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of stand-ins for the child, importable by it."""
-    real = balance.asyncio.create_subprocess_exec
+    real = sdk.asyncio.create_subprocess_exec
 
     async def spawn(*argv: str, env: dict[str, str], **more: object) -> object:
         return await real(*argv, env=env | {"PYTHONPATH": str(tmp_path)}, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(balance.asyncio, "create_subprocess_exec", spawn)
+    monkeypatch.setattr(sdk.asyncio, "create_subprocess_exec", spawn)
     for name, code in ANSWERS.items():
         (tmp_path / f"child_{name}.py").write_text(code)
     return tmp_path
@@ -62,5 +62,5 @@ async def test_the_key_is_on_no_command_line_and_in_no_environment(children: Pat
 def test_the_package_is_imported_by_nobody_but_the_child() -> None:
     import subprocess
 
-    code = "import sys, gpuproviders.runpod, gpuproviders.runpod.balance; sys.exit('runpod' in sys.modules or 'aiohttp' in sys.modules)"
+    code = "import sys, gpuproviders.runpod, gpuproviders.runpod.balance, gpuproviders.runpod.spot; sys.exit('runpod' in sys.modules or 'aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

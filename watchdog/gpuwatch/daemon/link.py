@@ -33,6 +33,8 @@ class Link:
         self._box: Connection | None = None
         self._label: str | None = None
         """Of the machine that `_box` leads to."""
+        self._since: float | None = None
+        """When it was last reached, event-loop time."""
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Where SSH may answer: what the newest listing says, else where it answered before."""
@@ -86,12 +88,16 @@ class Link:
             await asyncio.to_thread(hostkeys.forget, name)
             box = await self._ctx.boxes.connect(endpoint, alias=name)
         await asyncio.to_thread(hostkeys.same, name)
+        self._since = asyncio.get_running_loop().time()
         return box
 
-    async def expect_new_key(self) -> None:
-        """The vendor lists the machine as stopped, and it makes a new container, with new keys, when it starts."""
+    async def expect_new_key(self, at: float) -> None:
+        """A listing of `at` (event-loop time) has the machine stopped, and when it starts it has a new container with new keys.
+
+        A listing that is older than the last contact says nothing of what comes after it.
+        """
         async with self._lock:
-            if self._box is None or self._box.closed:
+            if self._since is None or self._since < at:
                 await asyncio.to_thread(self._ctx.hostkeys.expect_new, alias(self._machine()))
 
     async def sentinel(self) -> Agent:

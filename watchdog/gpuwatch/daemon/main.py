@@ -279,7 +279,10 @@ def providers_of(config: Config) -> dict[str, Provider]:
         from gpuproviders.runpod import RunpodProvider
 
         found["runpod"] = RunpodProvider(
-            url=settings.url, paced=settings.paced, seconds=parse_duration(settings.timeout)
+            url=settings.url,
+            paced=settings.paced,
+            seconds=parse_duration(settings.timeout),
+            spot=settings.spot,
         )
     own = config.providers.ssh
     if own.hosts or own.host:

@@ -108,6 +108,10 @@ class Desk:
             places = home
         wanted = Wanted(secure, wish.count, places, wish.countries, wish.min_cuda, wish.cudas)
         fitting = catalog.free(lifecycle.offers(world, now), wanted).get(wish.gpu_id, [])
+        if wish.bid_micro is not None:
+            fitting = [
+                o for o in fitting if o.min_bid_micro <= wish.bid_micro
+            ]  # others would outbid it at once
         for offer in sorted(fitting, key=lambda o: (-o.machine.reliability, o.offer_id)):
             gpu = offer.machine.gpu
             price = catalog.list_price(gpu, secure=secure, factor=world.price_factor) * wish.count

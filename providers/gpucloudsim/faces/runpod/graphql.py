@@ -20,6 +20,7 @@ from gpucloudsim.faces.runpod.answers import problem
 from gpucloudsim.faces.runpod.catalog import PLACES, TYPES, Wanted
 from gpucloudsim.faces.runpod.desk import NO_FREE_GPUS, Desk, NotDone, Wish
 from gpucloudsim.faces.runpod.house import pod_id
+from gpucloudsim.faces.runpod.pods import command_of
 from gpucloudsim.faces.runpod.rows import STATUS
 
 Row = dict[str, Any]
@@ -217,17 +218,17 @@ class Root:
             secure = asked.get("secureCloud")
             clouds = (True, False) if secure is None else (bool(secure),)
             count = int(asked.get("gpuCount") or 1)
-            stock = {
-                c: len(catalog.free(self._cloud.offers(), Wanted(c, count)).get(name, [])) for c in clouds
-            }
+            listed = self._cloud.offers()
+            stock = {c: catalog.free(listed, Wanted(c, count)).get(name, []) for c in clouds}
             prices = [
                 catalog.list_price(gpu, secure=c, factor=self._cloud.world.price_factor) / 1e6
                 for c in clouds
                 if stock[c]
             ]
-            level = catalog.level(sum(stock.values())).title()
+            bids = [o.min_bid_micro / count / 1e6 for c in clouds for o in stock[c]]
+            level = catalog.level(sum(map(len, stock.values()))).title()
             return {
-                "minimumBidPrice": min(prices, default=0.0) / 2 or None, "uninterruptablePrice": min(prices, default=None),
+                "minimumBidPrice": min(bids, default=None), "uninterruptablePrice": min(prices, default=None),
                 "stockStatus": None if level == "None" else level, "availableGpuCounts": list(gpu.counts) if prices else [],
             }  # fmt: skip
 
@@ -300,7 +301,7 @@ class Root:
             cudas=frozenset(wanted["allowedCudaVersions"]) if wanted.get("allowedCudaVersions") else None,
             persistent={"size": size, "path": wanted.get("volumeMountPath") or "/workspace"} if size else None,
             volume=volume, volume_path=wanted.get("volumeMountPath") or "/workspace",
-            command=("bash", "-c", args) if args else (), start_ssh=bool(wanted.get("startSsh")),
+            command=command_of({"args": args}), start_ssh=bool(wanted.get("startSsh")),
             bid_micro=None if bid is None else bid * count, extra={"args": args} if args else {},
         )  # fmt: skip
         try:
@@ -313,6 +314,8 @@ class Root:
         self._login()
         try:
             instance = self._desk.find(input["podId"])
+            if instance.bid_micro is not None and input.get("bidPerGpu"):
+                instance.bid_micro = round(float(input["bidPerGpu"]) * 1e6) * instance.num_gpus
             self._desk.start(instance)
         except NotDone as refused:
             raise Failure(OURS if refused.text == NO_FREE_GPUS else refused.text) from None
