@@ -594,6 +594,10 @@ DAEMON = (
         (*_RACES, "tests/unit/test_daemon_pure.py"),
         ("nothing runs on somebody else's machine", "if seen is not None and (why := foreign(ctx, machine, machine.instance_id)) is not None:", "if False:\n            why = None"),
         ("a box without the rented GPUs", "    if len(facts.gpus) < spec.gpu.count:\n", "    if False:\n"),
+    ),
+    *_of(
+        f"{_W}spec/uploads.py",
+        ("tests/unit/test_daemon_pure.py",),
         ("uploads stay in the spec's folder", "        if not start.resolve().is_relative_to(base.resolve()):\n", "        if False:\n"),
     ),
     *_of(

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from gpuproviders.model import Offer
+from gpuproviders.model import Instance, Offer, Power
 from gpuproviders.money import MicroUsd
 from gpuwatch.box.sentinel import Facts
 from gpuwatch.daemon import rows, words
 from gpuwatch.daemon.actor import job_ended
 from gpuwatch.daemon.companion import over_budget
 from gpuwatch.daemon.live import Live
-from gpuwatch.daemon.preparing import unfit
+from gpuwatch.daemon.preparing import too_dear, unfit
 from gpuwatch.daemon.renting import choose, no_offer_reason, query_of
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import create, evolve
-from gpuwatch.lifecycle.run import Run, State
-from gpuwatch.spec import read_spec
+from gpuwatch.lifecycle.run import Machine, Run, State
+from gpuwatch.spec import RunSpec, read_spec
+from gpuwatch.spec.model import Gpu, Job
 from gpuwatch.spec.uploads import upload_files
 
 SPEC = read_spec(
@@ -182,3 +184,35 @@ def test_cost_runs_from_the_create_until_the_machine_is_gone() -> None:
     assert rows.run_cost(gone, 5 * HOUR) == 500_000
     assert rows.burn(gone) == 0
     assert rows.burn(running()) == 500_000
+
+
+@pytest.mark.parametrize(
+    ("listed", "limit", "spot", "refused"),
+    [
+        (1_000_000, None, False, False), (1_090_000, None, False, False), (1_200_000, None, False, True), (None, None, False, False),
+        (1_200_000, 1_500_000, False, False), (1_600_000, 1_500_000, False, True), (1_200_000, None, True, False),
+    ],
+)  # fmt: skip
+def test_a_machine_that_is_listed_dearer_than_it_was_offered_is_not_taken(
+    listed: int | None, limit: int | None, spot: bool, refused: bool
+) -> None:
+    machine = Machine(
+        label="l", provider="vast", offer_id="1", machine_id=None, gpu="H100", gpu_count=1, gpu_memory=1, price=1_000_000,
+        disk_price=0, chosen_at=0.0,
+    )  # fmt: skip
+    spec = RunSpec(name="x", job=Job(command="x"), gpu=Gpu(max_price=limit, spot=spot))
+    seen = Instance(
+        provider="vast",
+        instance_id="1",
+        label="l",
+        power=Power.RUNNING,
+        price=None if listed is None else MicroUsd(listed),
+        spot=spot,
+    )
+    said = too_dear(seen, machine, spec)
+    assert (said is not None) is refused
+    assert too_dear(replace(seen, power=Power.STARTING), machine, spec) is None, "asked once it runs"
+    if spot:
+        assert too_dear(replace(seen, spot=False), machine, spec) is not None, (
+            "a bid that became a full price"
+        )

@@ -13,7 +13,7 @@ import pytest
 from gpuproviders.model import Endpoint
 from gpuwatch.box.errors import HostKeyChanged
 from gpuwatch.box.hostkeys import HostKeys, fingerprint, words
-from gpuwatch.daemon.link import Link
+from gpuwatch.daemon.link import Link, _way_out
 from gpuwatch.daemon.live import Live
 
 ALIAS = "runpod-pod1"
@@ -110,3 +110,11 @@ async def test_another_key_is_said_with_the_way_out_and_what_a_person_accepts_is
     assert (live.stranger, live.trouble) == (None, None)
     box.hostkeys.forget(ALIAS)
     assert box.hostkeys.pinned(ALIAS) == b""
+
+
+def test_an_own_machine_is_the_business_of_the_users_known_hosts() -> None:
+    own = Endpoint("gpubox", 22, kind="own")
+    assert "ssh-keygen -R gpubox" in _way_out("run", own, HostKeyChanged("another"))
+    assert "gputui release run host-key" in _way_out(
+        "run", Endpoint("h", 1), HostKeyChanged("another", "ssh-ed25519 A")
+    )

@@ -62,10 +62,7 @@ class Link:
                     self._label = machine.label
                 except HostKeyChanged as error:
                     self._live.stranger = error.key
-                    self._live.say(
-                        f"{error}. If its restart or the vendor's console explains that, accept it: "
-                        f"gputui release {self._run_id} host-key"
-                    )
+                    self._live.say(f"{error}. {_way_out(self._run_id, endpoint, error)}")
                     raise
                 except (BoxAuth, BoxUnreachable) as error:
                     failure = error
@@ -119,6 +116,15 @@ class Link:
         if machine is None or machine.instance_id is None:
             raise BoxUnreachable("there is no machine")
         return machine
+
+
+def _way_out(run_id: str, endpoint: Endpoint, error: HostKeyChanged) -> str:
+    """What a person can do about another host key. Pure."""
+    if endpoint.kind == "own" or error.key is None:
+        return f"If you know why, remove the old key from your known_hosts (ssh-keygen -R {endpoint.host}) and log in once"
+    return (
+        f"If its restart or the vendor's console explains that, accept it: gputui release {run_id} host-key"
+    )
 
 
 class Backoff:

@@ -93,6 +93,8 @@ def too_dear(seen: Instance, machine: Machine, spec: RunSpec) -> str | None:
     """
     if seen.power is not Power.RUNNING or seen.price is None or seen.price <= machine.price * DEARER:
         return None
+    if spec.gpu.spot and seen.spot:
+        return None  # it costs our bid, whatever is listed
     limit = spec.gpu.max_price
     if limit is not None and seen.price <= limit:
         return None  # the spec says that it may cost that
