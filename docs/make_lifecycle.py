@@ -26,6 +26,7 @@ STATES = {
     State.FINISHED: "the job's process is gone",
     State.COLLECTING: "everything promised is copied and proved",
     State.VERIFIED: "everything promised is home; a receipt says so",
+    State.PAUSED: "the machine is stopped and keeps its disk, which bills; it is started before anything else",
     State.DESTROYING: "the end is permitted, sent, or being confirmed",
     State.FAILED: "waits for a person; the machine, if there is one, stays",
     State.RECOVERING: "its machine was lost or does not run: another is rented, the newest proved checkpoint put there",
@@ -112,6 +113,7 @@ def effects() -> list[str]:
         ("create", e.CreateSent, e.Rented, e.CreateRefused, e.CreateUnknown, "looked for by its label"),
         ("destroy", e.DestroySent, e.DestroyAccepted, e.DestroyFailed, e.DestroyFailed, "looked for by id; what is there is sent again"),
         ("destroy of what came back", e.StrayDestroySent, e.StrayDestroyAccepted, e.StrayDestroyFailed, e.StrayDestroyFailed, "the same"),
+        ("stop", e.StopSent, e.Paused, e.StopFailed, e.StopFailed, "looked for in a complete listing; what still runs is stopped again"),
         ("start of the job", e.StartSent, e.JobStarted, e.JobEnded, e.StartSent, "the box is asked whether it runs; it starts once"),
     )  # fmt: skip
     lines = ["| effect | intended | done | refused | unknown | resolved by |", "|---|---|---|---|---|---|"]

@@ -125,6 +125,8 @@ class Machine:
     """How often that happened: machines come back."""
     stopped: list[tuple[float, float, str]] = field(default_factory=list)
     """From when to when its vendor lists it and does not run it, and the status it shows (`offline`, `exited`)."""
+    halts: list[tuple[float, float | None]] = field(default_factory=list)
+    """From when to when (None: still) it is stopped because the daemon asked for it, its disk kept."""
     seen_from: float = 0.0
     seen_until: float = 0.0
     cut_off: list[tuple[float, float]] = field(default_factory=list)
@@ -133,14 +135,22 @@ class Machine:
     def billed(self, now: float) -> float:
         """USD that it has cost by `now`, as long as it was there."""
         end = min(t for t in (self.destroyed, self.taken, now) if t is not None)
-        return max(0.0, end - self.created) / 3600 * self.price
+        halted = sum(max(0.0, min(end, b if b is not None else end) - a) for a, b in self.halts)
+        return max(0.0, end - self.created - halted) / 3600 * self.price
 
     @property
     def alive(self) -> bool:
         return self.destroyed is None and self.taken is None
 
+    @property
+    def halted(self) -> bool:
+        """Whether it is stopped because the daemon asked for it."""
+        return bool(self.halts) and self.halts[-1][1] is None
+
     def down(self, now: float) -> str | None:
         """The status of a machine that is there and does not run, None when it runs."""
+        if self.halted:
+            return "exited"
         return next((status for start, end, status in self.stopped if start <= now < end), None)
 
 
@@ -158,6 +168,7 @@ class Cloud:
         self.dud: Callable[[], Trouble | None] = lambda: None
         self.judge_destroy: Callable[[Machine], None] = lambda _: None
         self.judge_create: Callable[[str], None] = lambda _: None
+        self.judge_stop: Callable[[Machine], None] = lambda _: None
         self.lag_create = 0.0
         self.lag_destroy = 0.0
         self.offers_taken: set[str] = set()
@@ -203,6 +214,24 @@ class Cloud:
         machine.seen_until = self.time.now + self.lag_destroy
         machine.box.dead = True
         return True
+
+    def halt(self, machine: Machine) -> None:
+        """Stop a machine on the daemon's word: its processes are gone, its disk stays."""
+        machine.box.run_to(self.time.now)
+        if machine.halted:
+            return
+        self.judged(lambda: self.judge_stop(machine))
+        job = machine.box.job
+        if job.started is not None and job.ended is None:
+            job.ended, job.vanished = self.time.now, True
+        machine.halts.append((self.time.now, None))
+
+    def resume(self, machine: Machine) -> None:
+        """Start it again: another boot of the same disk."""
+        if machine.halted:
+            machine.halts[-1] = (machine.halts[-1][0], self.time.now)
+            machine.box.boot += 1
+            machine.boots_at = self.time.now + self.boot_seconds()
 
     def take(self, machine: Machine) -> None:
         """The provider takes the machine away."""
@@ -258,8 +287,8 @@ class Cloud:
             "id": int(machine.instance_id),
             "label": machine.label,
             "actual_status": down or ("running" if up and trouble is None else "loading"),
-            "is_bid": down == "exited",
-            "intended_status": "stopped" if trouble is Trouble.GAVE_UP else "running",
+            "is_bid": down == "exited" and not machine.halted,
+            "intended_status": "stopped" if trouble is Trouble.GAVE_UP or machine.halted else "running",
             "status_msg": _WORDS.get(trouble, "success, running img") if up else "pulling layers",
             "machine_id": int(machine.offer_id) + 5000,
             "gpu_name": "RTX 4090",

@@ -45,12 +45,28 @@ def make_spec(draw: random.Random) -> str:
         top = 'artifacts = "none"'
     if draw.random() < 0.2:
         rest += f"[budget]\nmax_hours = {BUDGET_HOURS}\n"
+    rest += timers(draw)
     if draw.random() < 0.2:
         rest += '[setup]\ncommand = "pip"\n'
     return SPEC.format(
         top=top, attempts=draw.choice([1, 3, 6]), rest=rest, on_loss=draw.choice(["resume", "resume", "restart", "never"]),
         patience=draw.choice(["1m", "10m"]),
     )  # fmt: skip
+
+
+TIMERS = (
+    '[idle]\naction = "stop"\n',
+    '[idle]\nafter = "1m"\naction = "stop"\n',
+    '[idle]\nafter = "2m"\naction = "stop"\ndestroy_after = "3m"\n',
+    '[idle]\nafter = "1m"\ndestroy_after = "1m"\n',
+)
+"""Machines that are stopped, and those that are ended some time after that."""
+
+
+def timers(draw: random.Random) -> str:
+    """Idle timers for every fourth run. Drawn beside `draw`, so that the days of other runs are what they were."""
+    aside = random.Random(str(draw.getstate()[1][:40]))
+    return aside.choice(TIMERS) if aside.random() < 0.25 else ""
 
 
 def make_box(draw: random.Random, spec: RunSpec | None) -> Box:
@@ -97,4 +113,7 @@ def make_box(draw: random.Random, spec: RunSpec | None) -> Box:
     plan.sort(key=lambda entry: entry[0])
     if spec is not None and spec.budget.max_time is not None and draw.random() < 0.6:
         length = 100_000.0
-    return Box(Job(plan, length, draw.choice([1, 137]) if fails else 0))
+    box = Box(Job(plan, length, draw.choice([1, 137]) if fails else 0))
+    if spec is not None and spec.idle.after is not None:
+        box.sessions = 0  # where nobody can tell who is logged in no machine is ever idle
+    return box

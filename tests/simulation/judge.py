@@ -111,6 +111,30 @@ class Judge:
         query = "SELECT problem FROM scrubs WHERE run = ? AND path = ? AND problem IS NOT NULL"
         return bool(self._world.rows(query, (run_id, os.fsencode(path))))
 
+    def at_stop(self, machine: Machine) -> None:
+        """I5, and a person's word: only a machine whose job is over is stopped, after its stop was written down, and
+        none that somebody holds."""
+        run = self._owner(machine)
+        if run is None or run.machine is None or run.machine.label != machine.label:
+            raise Violation(
+                f"I2: machine {machine.instance_id} ({machine.label}) was stopped and no run in the ledger has it"
+            )
+        sent = any(isinstance(event, e.StopSent) for event, _ in self._world.numbered(run.id))
+        started = any(
+            isinstance(event, e.WakeRequested | e.EndRequested) for event, _ in self._world.numbered(run.id)
+        )
+        if not sent:
+            raise Violation(
+                f"I4: machine {machine.instance_id} of {run.id} was stopped and the ledger does not know"
+            )
+        if run.pins:
+            raise Violation(
+                f"I5: machine {machine.instance_id} of {run.id} was stopped while {run.pins[0].name} held it"
+            )
+        job = machine.box.job
+        if job.started is not None and job.ended is None and not started:
+            raise Violation(f"I5: machine {machine.instance_id} of {run.id} was stopped while its job ran")
+
     def at_create(self, label: str) -> None:
         """I2: a label once, known to the ledger first, and no second machine of the run."""
         if label in self._labels:
@@ -176,15 +200,23 @@ class Judge:
                 raise Violation(
                     f"I2: machine {machine.instance_id} ({machine.label}) lives and its run {run.id} does not know"
                 )
-            if run.state is not State.FAILED:
+            if run.state is State.PAUSED:
+                if not machine.halted:
+                    raise Violation(
+                        f"I5: {run.id} counts as stopped and machine {machine.instance_id} runs and bills"
+                    )
+                continue
+            if run.state is not State.FAILED and not kept_running(run):
                 raise Violation(
                     f"I2: machine {machine.instance_id} still lives while {run.id} is {run.state.value}"
                 )
-            if not run.trouble:
+            if not run.trouble and run.state is State.FAILED:
                 raise Violation(f"I2: {run.id} waits for a person and does not say why")
 
     def _settled(self, run: Run) -> None:
-        if run.state not in FINAL and run.state is not State.FAILED:
+        if run.state is State.PAUSED and not kept_stopped(run):
+            raise Violation(f"I4: {run.id} is stopped, and its second timer never ended it: {run.trouble}")
+        if run.state not in FINAL and run.state not in (State.FAILED, State.PAUSED) and not kept_running(run):
             raise Violation(f"I4: {run.id} is stuck in {run.state.value}: {run.trouble}")
 
     def _evidence(self, run: Run) -> None:
@@ -280,6 +312,20 @@ def _made(run: Run | None) -> Run:
     if run is None:
         raise Violation("I4: the first event of a run is not its request")
     return run
+
+
+def kept_stopped(run: Run) -> bool:
+    """Whether a stopped machine rightly stays so: no second timer, or something is not home, and nobody wants its end."""
+    timer = read_spec(run.spec, file=run.file).idle.destroy_after
+    asked = run.end_requested_by is not None or run.wake_requested_by is not None
+    return not asked and (timer is None or run.receipt is None)
+
+
+def kept_running(run: Run) -> bool:
+    """Whether a machine rightly runs on with everything home: somebody started it, and no timer is in the spec."""
+    started = run.machine is not None and run.machine.started_by is not None
+    timed = read_spec(run.spec, file=run.file).idle.after is not None
+    return run.state is State.VERIFIED and started and not timed and run.end_requested_by is None
 
 
 def promised(spec: RunSpec, path: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 
 from simulation.faults import Kind
 from simulation.jobs import make_spec
-from simulation.weather import answer_alarms, arrange, happen, look
+from simulation.weather import answer_alarms, arrange, happen, let_go, look
 from simulation.world import World
 
 PATIENCE = 4 * 3600.0
@@ -56,6 +56,8 @@ async def day(world: World, launches: list[tuple[float, str]], until: float) -> 
             launches.pop(0)
         await happen(world)
         await answer_alarms(world)
+        if world.faults.quiet:
+            await let_go(world)
         if world.time.now > until:
             return
         noticed = world.time.now > world.cloud.back_at + NOTICED

@@ -91,7 +91,8 @@ class Connection:
         return kind
 
     def cut_off(self) -> bool:
-        return any(start <= self.cloud.time.now < end for start, end in self.machine.cut_off)
+        gone = self.machine.halted or self.cloud.time.now < self.machine.boots_at
+        return gone or any(start <= self.cloud.time.now < end for start, end in self.machine.cut_off)
 
     async def break_off(self, after: float) -> None:
         """The connection is lost; the daemon notices after some seconds."""

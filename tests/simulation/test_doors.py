@@ -362,6 +362,8 @@ NO_END = {
     "shutdown": "ends the daemon, no machine; a restart carries on",
     "launch": "begins",
     "run.retry": "collects again, or launches the same spec as another run",
+    "run.stop": "stops, where that keeps the disk, and only once everything was collected (test_pausing)",
+    "run.start": "starts a stopped machine",
     "run.recover": "leaves a machine to a run that collects from it and ends it like any other (test_mending)",
     "destroy.cancel": "takes a wish back",
     "hold": "keeps",

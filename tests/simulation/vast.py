@@ -68,9 +68,12 @@ class SimulatedVast(Transport):
         self, kind: Kind | None, endpoint: str, path: str, kwargs: dict[str, Any]
     ) -> Answer | None:
         draw = self._cloud.draw
-        act: Callable[[], Answer] = (
-            (lambda: self._create(path, kwargs)) if endpoint == "create" else (lambda: self._destroy(path))
-        )
+        acts: dict[str, Callable[[], Answer]] = {
+            "create": lambda: self._create(path, kwargs),
+            "destroy": lambda: self._destroy(path),
+            "manage": lambda: self._manage(path, kwargs),
+        }
+        act = acts[endpoint]
         match kind:
             case Kind.HANG:
                 if draw.random() < 0.5:
@@ -102,6 +105,21 @@ class SimulatedVast(Transport):
         if self._cloud.destroy(path.split("/")[-2]):
             return Answer(200, {"success": True}, None)
         return Answer(404, dict(_NOT_THERE), None)
+
+    def _manage(self, path: str, kwargs: dict[str, Any]) -> Answer:
+        """Stop, or start: which is queued, with a 200, when the GPU was let to somebody else meanwhile."""
+        machine = self._cloud.machines.get(path.split("/")[-2])
+        if machine is None or not machine.alive:
+            return Answer(404, dict(_NOT_THERE), None)
+        if kwargs["json_data"]["state"] == "stopped":
+            self._cloud.halt(machine)
+        elif machine.halted and not self._faults.quiet and self._cloud.draw.random() < 0.2:
+            return Answer(
+                200, {"success": False, "error": "resources_unavailable", "msg": "state change queued."}, None
+            )
+        else:
+            self._cloud.resume(machine)
+        return Answer(200, {"success": True}, None)
 
     async def _read(
         self, kind: Kind | None, endpoint: str, path: str, kwargs: dict[str, Any]

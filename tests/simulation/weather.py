@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 from simulation.cloud import Machine
 from simulation.faults import Kind
@@ -14,6 +16,7 @@ from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 from gpuwatch.lifecycle.evolve import Impossible
 from gpuwatch.lifecycle.register import Alarm
+from gpuwatch.lifecycle.run import FINAL
 
 _WINDOWS: tuple[tuple[Kind, float, float, float], ...] = (
     # kind, how often a day has one, shortest, longest
@@ -194,7 +197,36 @@ async def _person(world: World) -> None:
                     wire.Destroy(run=run, waive=waive, confirm=row.name, reason="simulated person")
                 )
     except (CallFailed, Impossible):
+        pass
+    await _halting(world, run)
+
+
+async def _halting(world: World, run: str) -> None:
+    """And keys for a machine that is to be kept: stop, start, hold, release. Drawn beside the day's own draws."""
+    assert world.children is not None
+    aside = random.Random(f"{world.seed} {world.time.now}")
+    service = world.children.service
+    try:
+        match aside.choice(["stop", "start", "start", "hold", "release", "", "", ""]):
+            case "stop":
+                await service.halt(wire.Stop(run=run))
+            case "start":
+                await service.start(wire.Start(run=run))
+            case "hold":
+                await service.hold(wire.HoldPlace(run=run))
+            case "release":
+                await service.release(wire.HoldRelease(run=run))
+    except (CallFailed, Impossible):
         return
+
+
+async def let_go(world: World) -> None:
+    """At the end of the day people release what they held."""
+    assert world.children is not None
+    assert world.ledger is not None
+    for run in list(world.ledger.runs.values()):
+        for pin in run.pins if run.state not in FINAL else ():
+            await world.children.service.release(wire.HoldRelease(run=run.id, hold=pin.name))
 
 
 async def answer_alarms(world: World) -> None:

@@ -29,7 +29,7 @@ from simulation.cloud import Cloud, Violation
 from simulation.database import Database
 from simulation.disk import Disk, broken, no_space
 from simulation.faults import Faults, Kind
-from simulation.judge import Judge
+from simulation.judge import Judge, kept_running, kept_stopped
 from simulation.remote import Remotes
 
 from gpuwatch.box.hostkeys import HostKeys
@@ -74,6 +74,7 @@ class World:
         self.judge = Judge(self)
         self.cloud.judge_destroy = self.judge.at_destroy
         self.cloud.judge_create = self.judge.at_create
+        self.cloud.judge_stop = self.judge.at_stop
         self.provider, self.transport = vast.provider(self.cloud, self.faults)
         self.providers: dict[str, Any] = {"vast": self.provider}
         if both:
@@ -330,7 +331,13 @@ class World:
     def settled(self) -> bool:
         """Whether every run is over or waits for a person."""
         assert self.ledger is not None
-        return all(r.state in FINAL or r.state is State.FAILED for r in self.ledger.runs.values())
+        return all(
+            r.state in FINAL
+            or r.state is State.FAILED
+            or (r.state is State.PAUSED and kept_stopped(r))
+            or kept_running(r)
+            for r in self.ledger.runs.values()
+        )
 
 
 def _quietly(_: object) -> None:

@@ -172,7 +172,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     recover = of_run("recover", "leave a run's machine: go on elsewhere from the newest checkpoint at home")
     recover.add_argument("--reason", default="", metavar="TEXT", help="why; kept in the ledger")
-    for mend in (retry, recover):
+    stop = of_run("stop", "collect, then stop a run's machine and keep its disk, which is billed on")
+    start = of_run("start", "start a stopped machine again, under the same run; its job is not started")
+    for halt in (stop, start):
+        halt.add_argument("--reason", default="", metavar="TEXT", help="why; kept in the ledger")
+    for mend in (retry, recover, start):
         mend.add_argument("--yes", "-y", action="store_true", help="do not ask before spending money")
 
     of_run("why", "why a run's machine exists, and what happens next")

@@ -43,6 +43,8 @@ def why_no_box(run: wire.RunRow | None) -> str | None:
         return f"{run.name} has no machine"
     if run.state in {"requested", "renting", "booting"}:
         return f"the machine of {run.name} is still {run.state}"
+    if run.state == "paused":
+        return f"the machine of {run.name} is stopped; `gputui start {run.name}` starts it"
     return None
 
 

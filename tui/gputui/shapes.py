@@ -22,6 +22,8 @@ SHAPES: dict[str, tuple[type[wire.Struct], ...]] = {
     "unpin": (wire.CustodyReport,),
     "resolve": (wire.Empty,),
     "retry": (wire.Retried,),
+    "stop": (wire.Retried,),
+    "start": (wire.Retried,),
     "recover": (wire.Retried,),
     "mirror": (wire.MirrorStatus,),
     "cost": (wire.CostReport,),

@@ -9,11 +9,12 @@ from core_lives import NOW, machine, run
 from gpuwatch.lifecycle import decide as d
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import evolve
-from gpuwatch.lifecycle.run import EVERYTHING, Machine, Phase, PlacedHold, Run, State
+from gpuwatch.lifecycle.run import EVERYTHING, Machine, Pause, Phase, PlacedHold, Run, State
 from gpuwatch.spec.model import Artifact, Idle, Job, RunSpec
 
 ENDS = RunSpec(name="r", job=Job(command="true"), artifacts=(Artifact(path="out"),))
 TIMED = msgspec.structs.replace(ENDS, idle=Idle(after=900.0))
+STOPS = msgspec.structs.replace(ENDS, idle=Idle(action="stop"))
 KEEPS = msgspec.structs.replace(ENDS, idle=Idle(action="notify"))
 
 CHOSEN = machine(create=Phase.NONE, create_sent_at=None, rented_at=None, instance_id=None)
@@ -21,6 +22,10 @@ SENT = machine(create=Phase.SENT, rented_at=None, instance_id=None)
 UNKNOWN = machine(create=Phase.UNKNOWN, rented_at=None, instance_id=None)
 IDLE = machine()
 WORKED = machine(job_started_at=NOW)
+STARTED = machine(job_started_at=NOW, pauses=(Pause(since=NOW, until=NOW),), started_by="me")
+AGAIN = machine(job_started_at=NOW, pauses=(Pause(since=NOW, until=NOW),))
+PAUSED = machine(job_started_at=NOW, stop=Phase.ACCEPTED, pauses=(Pause(since=NOW),))
+RUNS_ON = machine(job_started_at=NOW, unstoppable="its disk would be lost")
 GONE = machine(job_started_at=NOW, gone_at=NOW)
 
 S = State
@@ -54,6 +59,17 @@ TABLE: list[tuple[State, Machine | None, bool, RunSpec, d.Step]] = [
     (S.VERIFIED, WORKED, True, KEEPS, d.Destroy()),
     (S.VERIFIED, WORKED, False, TIMED, KEEP),
     (S.VERIFIED, WORKED, True, TIMED, d.Destroy()),
+    (S.VERIFIED, WORKED, False, STOPS, d.Stop()),
+    (S.VERIFIED, WORKED, True, STOPS, d.Destroy()),
+    (S.VERIFIED, RUNS_ON, False, STOPS, KEEP),
+    (S.VERIFIED, AGAIN, False, STOPS, d.Stop()),
+    (S.VERIFIED, STARTED, False, STOPS, KEEP),
+    (S.VERIFIED, STARTED, False, ENDS, KEEP),
+    (S.VERIFIED, AGAIN, False, ENDS, d.Destroy()),
+    *((state, machine(job_started_at=NOW, stop=p), end, ENDS, d.Stop())
+      for state in (S.VERIFIED, S.FAILED) for p in (Phase.SENT, Phase.UNKNOWN) for end in (False, True)),
+    (S.PAUSED, PAUSED, False, ENDS, d.KeepPaused()),
+    (S.PAUSED, PAUSED, True, ENDS, d.Wake()),
     *((S.DESTROYING, machine(destroy=p), end, ENDS, d.ConfirmGone() if p is Phase.ACCEPTED else d.Destroy())
       for p in Phase for end in (False, True)),
     (S.FAILED, None, False, ENDS, PERSON),
@@ -83,6 +99,27 @@ def test_what_comes_next(
     assert d.decide(life(state, with_machine, ending=ending), spec) == step
 
 
+@pytest.mark.parametrize(
+    ("state", "step"),
+    [(S.RUNNING, d.StopJob()), (S.FINISHED, d.Collect()), (S.COLLECTING, d.Collect()), (S.VERIFIED, d.Stop()), (S.FAILED, d.Stop())],
+)  # fmt: skip
+@pytest.mark.parametrize("spec", [ENDS, TIMED, KEEPS, STOPS])
+def test_a_wish_to_stop_ends_the_job_collects_and_stops_and_a_hold_or_an_end_outranks_it(
+    state: State, step: d.Step, spec: RunSpec
+) -> None:
+    wished = msgspec.structs.replace(life(state, WORKED, ending=False), stop_requested_by="idle")
+    assert d.decide(wished, spec) == step
+    held = msgspec.structs.replace(wished, pins=(PlacedHold(name="pin", by="me", at=NOW),))
+    assert d.decide(held, spec) not in (d.Stop(), d.StopJob())
+    ended = msgspec.structs.replace(wished, end_requested_by="me")
+    assert d.decide(ended, spec) != d.Stop()
+
+
+def test_a_stopped_machine_is_started_when_a_person_wants_it() -> None:
+    wanted = msgspec.structs.replace(life(S.PAUSED, PAUSED, ending=False), wake_requested_by="me")
+    assert d.decide(wanted, ENDS) == d.Wake()
+
+
 def test_the_table_has_every_state() -> None:
     assert {row[0] for row in TABLE} == set(State)
 
@@ -106,6 +143,8 @@ def test_a_pin_stops_the_destroy_and_nothing_else(
         life(state, with_machine, ending=ending), pins=(PlacedHold(name="pin", by="me", at=NOW),)
     )
     expected = d.Rest(d.Why.HELD) if step == d.Destroy() else step
+    if step == d.Stop() and not pinned.stop_under_way:
+        expected = KEEP
     assert d.decide(pinned, spec) == expected
 
 

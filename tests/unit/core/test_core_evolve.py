@@ -14,7 +14,7 @@ from core_lives import BOOT, EVENTS, INSTANCE, LABEL, NOW, REQUESTED, TAKEN_OVER
 
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.evolve import HOMES, Impossible, create, evolve
-from gpuwatch.lifecycle.run import EVERYTHING, FINAL, Home, Machine, Phase, PlacedHold, Run, State
+from gpuwatch.lifecycle.run import EVERYTHING, FINAL, Home, Machine, Pause, Phase, PlacedHold, Run, State
 
 AT = NOW + 60
 S = State
@@ -24,6 +24,8 @@ LOOKED_FOR = msgspec.structs.replace(SENT, create=Phase.UNKNOWN)
 WORKED = machine(job_started_at=NOW - 9, boot_id=BOOT, workspace="/root", job_pid=4)
 ENDING = machine(destroy=Phase.SENT, destroy_sent_at=NOW)
 ACCEPTED = machine(destroy=Phase.ACCEPTED, destroy_sent_at=NOW)
+STOPPING = msgspec.structs.replace(WORKED, stop=Phase.SENT)
+STOPPED = msgspec.structs.replace(WORKED, stop=Phase.ACCEPTED, pauses=(Pause(since=NOW),))
 HOME = Home(name="step-3", step=3, files=2, bytes=10, digest="d" * 64, at=NOW)
 PIN = PlacedHold(name="pin", by="me", at=NOW)
 
@@ -135,16 +137,34 @@ ROWS: list[tuple[str, Run, e.RunEvent, dict[str, Any]]] = [
      {"receipt": receipt(digest="e" * 64, files=3, bytes=4, boot_id="b2", at=NOW + 1, waived=("w",)), "holds": (), "trouble": None}),
     ("end wished", life(S.RUNNING, WORKED), e.EndRequested(by="me", reason="enough"), {"end_requested_by": "me", "end_reason": "enough"}),
     ("wish taken back", life(S.RUNNING, WORKED, end_requested_by="me", end_reason="enough", waivers=("a",)), e.EndCancelled(),
-     {"end_requested_by": None, "end_reason": "", "waivers": ()}),
+     {"end_requested_by": None, "end_reason": "", "waivers": (), "kept_since": AT}),
     ("given up", life(S.RUNNING, WORKED, end_requested_by="me", waivers=("a",)), e.Waived(files=["b", "a"], reason="r"), {"waivers": ("a", "b")}),
     ("pinned", life(S.RUNNING, WORKED), e.HoldPlaced(name="pin", by="me", reason="look"),
      {"pins": (PlacedHold(name="pin", by="me", at=AT, reason="look"),)}),
     ("pinned again", life(S.RUNNING, WORKED, pins=(PIN, PlacedHold(name="x", by="y", at=NOW))), e.HoldPlaced(name="pin", by="you"),
      {"pins": (PlacedHold(name="x", by="y", at=NOW), PlacedHold(name="pin", by="you", at=AT))}),
-    ("unpinned", life(S.DESTROYING, WORKED, pins=(PIN,)), e.HoldReleased(name="pin", by="me"), {"pins": ()}),
+    ("unpinned", life(S.DESTROYING, WORKED, pins=(PIN,)), e.HoldReleased(name="pin", by="me"), {"pins": (), "kept_since": AT}),
     ("a hold by facts removed", life(S.RUNNING, WORKED, pins=(PIN,)), e.HoldReleased(name="ssh-session", by="me", reason="it is mine"),
      {"released": (PlacedHold(name="ssh-session", by="me", at=AT, reason="it is mine"),)}),
     ("… and again", life(S.RUNNING, WORKED, released=(PIN,)), e.HoldReleased(name="pin", by="me"), {}),
+    ("pinned, a stop was wished", life(S.RUNNING, WORKED, stop_requested_by="idle"), e.HoldPlaced(name="pin", by="me"),
+     {"pins": (PlacedHold(name="pin", by="me", at=AT),), "stop_requested_by": None}),
+    ("stop wished", life(S.RUNNING, WORKED), e.StopRequested(by="idle"), {"stop_requested_by": "idle"}),
+    ("stop sent", life(S.VERIFIED, WORKED), e.StopSent(permit="p", instance_id=INSTANCE), {"machine.stop": Phase.SENT}),
+    ("stop unknown", life(S.FAILED, STOPPING), e.StopFailed(reason="500"), {"machine.stop": Phase.UNKNOWN}),
+    ("stop refused", life(S.VERIFIED, STOPPING, stop_requested_by="me"), e.StopFailed(reason="busy", refused=True), {"machine.stop": Phase.NONE}),
+    ("stop never", life(S.VERIFIED, STOPPING, stop_requested_by="me"), e.StopFailed(reason="no volume", never=True),
+     {"machine.stop": Phase.NONE, "machine.unstoppable": "no volume", "stop_requested_by": None}),
+    ("stopped", life(S.VERIFIED, STOPPING, receipt=receipt(), stop_requested_by="idle"), e.Paused(evidence="listed"),
+     {"machine.stop": Phase.ACCEPTED, "machine.pauses": (Pause(since=AT),), "stop_requested_by": None}),
+    ("start wished", life(S.PAUSED, STOPPED), e.WakeRequested(by="me"), {"wake_requested_by": "me"}),
+    ("started", life(S.PAUSED, STOPPED, wake_requested_by="me", released=(PIN,)), e.Woken(evidence="listed"),
+     {"machine.stop": Phase.NONE, "machine.pauses": (Pause(since=NOW, until=AT),), "machine.started_by": "me", "wake_requested_by": None,
+      "released": ()}),
+    ("started to be ended", life(S.PAUSED, STOPPED, end_requested_by="idle"), e.Woken(evidence="listed"),
+     {"machine.stop": Phase.NONE, "machine.pauses": (Pause(since=NOW, until=AT),)}),
+    ("lost while stopped", life(S.PAUSED, STOPPED), e.Lost(evidence="taken"),
+     {"machine.gone_at": AT, "machine.stop": Phase.NONE, "machine.pauses": (Pause(since=NOW, until=AT),), "trouble": "taken"}),
     ("destroy sent", life(S.VERIFIED, WORKED), e.DestroySent(permit="p", instance_id=INSTANCE), {"machine.destroy": Phase.SENT, "machine.destroy_sent_at": AT}),
     ("destroy accepted", life(S.DESTROYING, ENDING), e.DestroyAccepted(), {"machine.destroy": Phase.ACCEPTED}),
     ("destroy failed", life(S.DESTROYING, ENDING), e.DestroyFailed(reason="500"), {"machine.destroy": Phase.UNKNOWN, "trouble": "500"}),

@@ -41,48 +41,54 @@ KEEP = msgspec.structs.replace(SPEC, idle=Idle(action="notify"))
 # --- every state × every event -------------------------------------------------------------------
 
 # One line per event; one column per state: requested renting booting preparing running finished collecting
-# verified destroying failed recovering gone lost. `.` = cannot happen, `=` = the state stays, else the next state.
+# verified paused destroying failed recovering gone lost. `.` = cannot happen, `=` = the state stays, else the next state.
 NEXT = {
     "q": "requested", "r": "renting", "b": "booting", "p": "preparing", "R": "running", "F": "finished",
-    "c": "collecting", "v": "verified", "d": "destroying", "f": "failed", "E": "recovering", "G": "gone",
+    "c": "collecting", "v": "verified", "P": "paused", "d": "destroying", "f": "failed", "E": "recovering", "G": "gone",
     "L": "lost",
 }  # fmt: skip
 TABLE = """
-                  q r b p R F c v d f E G L
-offer-chosen      r . . . . . . . . . r . .
-no-offer          f . . . . . . . . . f . .
-create-sent       . = . . . . . . . . . . .
-create-refused    . q . . . . . . . q . . .
-create-unknown    . = . . . . . . . . . . .
-rented            . b . . . . . . . b . . .
-booted            . . p = = = = = . = . . .
-dud               . . d d . . . . . . . . .
-box-checked       . . . = . . . . . . . . .
-prepare-failed    . . . d . . . . . . . . .
-start-sent        . . . = . . . . . . . . .
-job-started       . . . R . . . . . . . . .
-files-verified    . . . . = = = = . = . . .
-checkpoint-home   . . . . = = = = . = . . .
-restored          . . . = . . . . . . . . .
-job-ended         . . . F F . . . . . . . .
-collect-started   . . . . . c = c c c . . .
-collect-blocked   . . . . . . f . . . . . .
-collect-failed    . . . . . . = . . . . . .
-receipt-written   . . . . . . v . . . . . .
-end-requested     = = = = = = = = = = = . .
-end-cancelled     = = = = = = = = . = = . .
-waived            . . . = = = = = . = . . .
-hold-placed       = = = = = = = = . = = . .
-hold-released     = = = = = = = = = = = . .
-destroy-sent      . . d d d d d d = d . . .
-destroy-accepted  . . . . . . . . = . . . .
-destroy-failed    . . . . . . . . = . . . .
-dud-gone          . . . . . . . . q . . . .
-gone              G G . . . . . . G G G . .
-lost              . . L L L L L L L L . . .
-recovering        . . . E E E E . . . . . .
-returned          . . . . . . . . . . R d R
-gave-up           f f f f . . f . . . f . .
+                  q r b p R F c v P d f E G L
+offer-chosen      r . . . . . . . . . . r . .
+no-offer          f . . . . . . . . . . f . .
+create-sent       . = . . . . . . . . . . . .
+create-refused    . q . . . . . . . . q . . .
+create-unknown    . = . . . . . . . . . . . .
+rented            . b . . . . . . . . b . . .
+booted            . . p = = = = = . . = . . .
+dud               . . d d . . . . . . . . . .
+box-checked       . . . = . . . . . . . . . .
+prepare-failed    . . . d . . . . . . . . . .
+start-sent        . . . = . . . . . . . . . .
+job-started       . . . R . . . . . . . . . .
+files-verified    . . . . = = = = . . = . . .
+checkpoint-home   . . . . = = = = . . = . . .
+restored          . . . = . . . . . . . . . .
+job-ended         . . . F F . . . . . . . . .
+collect-started   . . . . . c = c . c c . . .
+collect-blocked   . . . . . . f . . . . . . .
+collect-failed    . . . . . . = . . . . . . .
+receipt-written   . . . . . . v . . . . . . .
+end-requested     = = = = = = = = = = = = . .
+end-cancelled     = = = = = = = = = . = = . .
+waived            . . . = = = = = = . = . . .
+hold-placed       = = = = = = = = = . = = . .
+hold-released     = = = = = = = = = = = = . .
+stop-requested    . . . . = = = = . . = . . .
+stop-sent         . . . . . . . = . . = . . .
+stop-failed       . . . . . . . = . . = . . .
+paused            . . . . . . . P . . P . . .
+wake-requested    . . . . . . . . = . . . . .
+woken             . . . . . . . . F . . . . .
+destroy-sent      . . d d d d d d d = d . . .
+destroy-accepted  . . . . . . . . . = . . . .
+destroy-failed    . . . . . . . . . = . . . .
+dud-gone          . . . . . . . . . q . . . .
+gone              G G . . . . . . . G G G . .
+lost              . . L L L L L L L L L . . .
+recovering        . . . E E E E . . . . . . .
+returned          . . . . . . . . . . . R d R
+gave-up           f f f f . . f . . . . f . .
 """
 
 

@@ -192,7 +192,7 @@ def test_only_custody_constructs_permits_and_touches_the_seal() -> None:
     assert sealers == {"permit.py"}
 
 
-def test_only_one_module_ends_machines_and_it_hands_over_a_permit() -> None:
+def test_only_one_module_ends_machines_and_one_stops_them_and_both_hand_over_a_permit() -> None:
     """The choke point of I1: whoever else gets a provider into his hands asks it for something harmless.
 
     The conformance checks destroy what they made on simulators of their own; nothing of the product imports them.
@@ -207,7 +207,10 @@ def test_only_one_module_ends_machines_and_it_hands_over_a_permit() -> None:
                 receiver = ast.unparse(call.func.value)
                 if receiver.split(".")[-1].removeprefix("_") == "provider":
                     found.add((place(path), call.func.attr, tuple(ast.unparse(a) for a in call.args)))
-    assert found == {("daemon/destroying.py", "destroy", ("permit",))}
+    assert found == {
+        ("daemon/destroying.py", "destroy", ("permit",)),
+        ("daemon/pausing.py", "stop", ("permit",)),
+    }
 
 
 def test_nobody_reaches_a_providers_method_by_its_name() -> None:

@@ -127,7 +127,6 @@ BAD: list[tuple[str, str, str, str]] = [
     ("[idle]\nafter = '5s'", "idle.after", '"5s"', 'at least "1m"'),
     ("[idle]\ndestroy_after = '2h'", "idle.destroy_after", '"a second timer"', "also the first one"),
     ("[idle]\nafter = '15m'\naction = 'notify'\ndestroy_after = '2h'", "idle.destroy_after", '"a second timer"', "never acts"),
-    ("[idle]\nafter = '15m'\naction = 'stop'", "idle.action", '"stop"', "not in this version"),
     ("[budget]\nmax_cost = 0", "budget.max_cost", "0", "above 0"),
     ("[budget]\nmax_hours = -1", "budget.max_hours", "-1", "above 0"),
     ("[recover]\nattempts = 0", "recover.attempts", "0", "1 to 100"),

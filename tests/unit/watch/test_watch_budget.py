@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuwatch.budget.cost import Cost, day_start, of_machine, of_run, spent_since
+from gpuwatch.budget.cost import Cost, day_start, of_machine, of_run, spent_since, stopped_price
 from gpuwatch.budget.forecast import RESERVE, SLOW_COPY, forecast, runway, seconds_left
-from gpuwatch.lifecycle.run import Machine, Run, State
+from gpuwatch.lifecycle.run import Machine, Pause, Run, State
 from gpuwatch.telemetry.history import Point
 from gpuwatch.telemetry.sample import JobProgress
 
@@ -136,3 +136,12 @@ def test_unknown_exposure_is_not_nothing() -> None:
 def test_without_balance_or_burn_there_is_no_runway() -> None:
     assert runway(None, 4 * USD, []) is None
     assert runway(10 * USD, 0, []) is None
+
+
+def test_a_machine_that_is_stopped_costs_its_disk_only_and_twice_that_at_runpod() -> None:
+    ran = machine(pauses=(Pause(since=HOUR, until=2 * HOUR), Pause(since=3 * HOUR)))
+    cost = of_machine(ran, 0.0, 4 * HOUR)
+    assert (cost.gpu, cost.disk) == (2 * 2_400_000, 4 * 100_000)
+    assert of_machine(ran, HOUR, 2 * HOUR).gpu == 0
+    pod = msgspec.structs.replace(ran, provider="runpod")
+    assert (of_machine(pod, 0.0, 4 * HOUR).disk, stopped_price(pod)) == (6 * 100_000, 200_000)

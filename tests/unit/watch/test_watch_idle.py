@@ -124,12 +124,12 @@ TELL = Idle(after=900.0, action="notify")
         (STOP, quiet(900), {}, Act.STOP), (STOP, quiet(900), {"can_stop": False}, Act.NOTIFY),
         (TELL, quiet(900), {}, Act.NOTIFY), (BOTH, quiet(900), {}, Act.STOP),
         (BOTH, None, {"stopped_for": 7000.0}, Act.NOTHING), (BOTH, None, {"stopped_for": 7200.0}, Act.END),
-        (STOP, None, {"stopped_for": 9e9}, Act.NOTHING),
+        (STOP, None, {"stopped_for": 9e9}, Act.NOTHING), (BOTH, None, {"stopped_for": 9e9, "proved": False}, Act.NOTHING),
         (BOTH, quiet(900), {"can_stop": False}, Act.WARN), (BOTH, quiet(8100), {"can_stop": False}, Act.END),
         (END, quiet(9e9), {"held": True}, Act.NOTHING), (BOTH, None, {"stopped_for": 9e9, "held": True}, Act.NOTHING),
     ],
     ids=["no timer", "not judged", "awake", "early", "warned", "ended", "stopped", "cannot stop: told", "told", "first timer",
-         "second timer runs", "second timer", "kept stopped", "cannot stop: first", "cannot stop: second", "held", "held stopped"],
+         "second timer runs", "second timer", "kept stopped", "not all home", "cannot stop: first", "cannot stop: second", "held", "held stopped"],
 )  # fmt: skip
 def test_the_two_timers(idle: Idle, verdict: Verdict | None, more: dict[str, object], act: Act) -> None:
     assert due(idle, verdict, **more).act is act  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "launch": ("launch",),
     "runs": ("ls", "show", "why", "logs", "events"),
     "custody": ("holds", "hold", "pin", "release", "unpin", "resolve", "destroy"),
-    "mending": ("retry", "recover"),
+    "mending": ("retry", "recover", "stop", "start"),
     "money": ("cost",),
     "mirrors": ("mirror",),
     "daemon": ("status", "login"),

@@ -1,4 +1,4 @@
-"""Another try: collect again or rent again, and another machine."""
+"""Another try: collect again or rent again, another machine, the same one after a stop."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ def recover(args: argparse.Namespace, console: Console) -> int:
     if not _consent(text, args, console):
         return USAGE
     return _tell("run.recover", wire.Recover(run=args.run, reason=args.reason, by=me()), console)
+
+
+def stop(args: argparse.Namespace, console: Console) -> int:
+    """Stop a machine and keep its disk."""
+    return _tell("run.stop", wire.Stop(run=args.run, reason=args.reason, by=me()), console)
+
+
+def start(args: argparse.Namespace, console: Console) -> int:
+    """Start a stopped machine again."""
+    if not _consent(f"Start the machine of {args.run}? It costs its full price again.", args, console):
+        return USAGE
+    return _tell("run.start", wire.Start(run=args.run, reason=args.reason, by=me()), console)
 
 
 def _consent(text: str, args: argparse.Namespace, console: Console) -> bool:

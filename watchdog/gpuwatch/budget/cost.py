@@ -38,15 +38,32 @@ class Cost:
         )
 
 
+STOPPED_DISK = {"runpod": 2}
+"""How many times its running price a vendor asks for the disk of a stopped machine (RunPod's price list: 0.20 for 0.10)."""
+
+
+def stopped_price(machine: Machine) -> int:
+    """Micro-dollars per hour of a machine that is stopped: its disk."""
+    return min(machine.disk_price, machine.price) * STOPPED_DISK.get(machine.provider, 1)
+
+
 def of_machine(machine: Machine, since: float, until: float) -> Cost:
-    """GPU and disk of one machine between two times (Unix seconds)."""
+    """GPU and disk of one machine between two times (Unix seconds). While it is stopped only its disk costs."""
     if machine.rented_at is None:
         return Cost()
     begin = max(machine.rented_at, since)
     end = min(machine.gone_at if machine.gone_at is not None else until, until)
     seconds = max(0.0, end - begin)
     disk = min(machine.disk_price, machine.price)
-    return Cost(gpu=accrue(machine.price - disk, seconds), disk=accrue(disk, seconds))
+    stopped = sum(
+        max(0.0, min(end, p.until if p.until is not None else end) - max(begin, p.since))
+        for p in machine.pauses
+    )
+    ran = max(0.0, seconds - stopped)
+    return Cost(
+        gpu=accrue(machine.price - disk, ran),
+        disk=accrue(disk, ran) + accrue(stopped_price(machine), stopped),
+    )
 
 
 def of_run(run: Run, now: float) -> Cost:

@@ -647,6 +647,22 @@ class Recover(Struct, frozen=True, kw_only=True):
     by: str = ""
 
 
+class Stop(Struct, frozen=True, kw_only=True):
+    """Stop a run's machine and keep its disk: the job is ended, its files are collected, then it is stopped."""
+
+    run: str
+    reason: str = ""
+    by: str = ""
+
+
+class Start(Struct, frozen=True, kw_only=True):
+    """Start a stopped machine again, under the same run. Its job is not started."""
+
+    run: str
+    reason: str = ""
+    by: str = ""
+
+
 class Retried(Struct, frozen=True, kw_only=True):
     """The run that goes on (the same, or a new one), and in words what happens now."""
 
@@ -881,6 +897,8 @@ METHODS: dict[str, tuple[type[Struct], type[Struct]]] = {
     "spec.check": (SpecText, SpecCheck),
     "launch": (Launch, Launched),
     "run.retry": (Retry, Retried),
+    "run.stop": (Stop, Retried),
+    "run.start": (Start, Retried),
     "run.recover": (Recover, Retried),
     "runs": (Empty, Runs),
     "runs.ended": (EndedQuery, Ended),

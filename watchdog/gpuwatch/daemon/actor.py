@@ -13,7 +13,7 @@ import structlog
 from gpuproviders.errors import ProviderError
 from gpuwatch.box.errors import BoxError, BoxFault, HostKeyChanged
 from gpuwatch.box.sentinel import Report
-from gpuwatch.daemon import collecting, destroying, preparing, renting
+from gpuwatch.daemon import collecting, destroying, pausing, preparing, renting
 from gpuwatch.daemon.companion import accompany
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.fleet import Fleet
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 SUSTAINED = 600.0
 """Seconds at a job's end over which its speed is told."""
-_ATOMIC = (d.CreateMachine, d.Destroy)
+_ATOMIC = (d.CreateMachine, d.Stop, d.Destroy)
 """Steps that are never interrupted: they have a request in flight that costs or ends something."""
 
 
@@ -144,6 +144,12 @@ class Actor:
                 return self._stop_job()
             case d.Collect():
                 return collecting.collect(ctx, run, spec, link, live)
+            case d.Stop():
+                return pausing.stop(ctx, run, spec, link, live)
+            case d.KeepPaused():
+                return pausing.keep_paused(ctx, run, spec, live)
+            case d.Wake():
+                return pausing.wake(ctx, run, spec, live)
             case d.Destroy():
                 return destroying.destroy(ctx, run, spec, link, live)
             case d.ConfirmGone():
@@ -205,6 +211,7 @@ class Actor:
             and machine.workspace is not None
             and machine.gone_at is None
             and machine.destroy is Phase.NONE
+            and run.paused_since is None
             and run.state not in FINAL
         )
         if wanted and task is None:

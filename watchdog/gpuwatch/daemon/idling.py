@@ -40,12 +40,12 @@ async def watch_idleness(
             if run.state not in JUDGED:
                 track, live.idle = Track(Limits(ssh_quiet=spec.idle.ssh_quiet)), None
                 continue
-            if asked and run.end_requested_by is None:
+            if asked and run.end_requested_by is None and run.stop_requested_by is None:
                 # a person took the wish back, or custody could not grant it: the silence starts anew
                 track, asked = Track(Limits(ssh_quiet=spec.idle.ssh_quiet)), False
             track.observe(look_of(report, run, live, ctx.now()))
             verdict = judge(track.quiet, ctx.now(), spec.idle.after, alive=report.job.phase == "running")
-            live.idle = due(spec.idle, verdict, held=bool(run.pins), can_stop=False)
+            live.idle = due(spec.idle, verdict, held=bool(run.pins), can_stop=can_stop(ctx, run))
             live.idle_verdict = verdict
             act = live.idle.act
             # what custody refused once a person has to decide; asking again every quarter of an hour helps nobody
@@ -53,11 +53,24 @@ async def watch_idleness(
                 asked = True
                 await ctx.ledger.append(run_id, e.EndRequested(by="idle", reason=verdict.text))
                 nudge()
+            if act is Act.STOP and run.stop_requested_by is None and run.end_requested_by is None:
+                asked = True
+                await ctx.ledger.append(run_id, e.StopRequested(by="idle", reason=verdict.text))
+                nudge()
             if act in (Act.WARN, Act.NOTIFY) and not told:
                 log.warning("idle", run=run_id, act=act.value, text=live.idle.text)
             told = act in (Act.WARN, Act.NOTIFY)
     finally:
         live.idle = live.idle_verdict = None
+
+
+def can_stop(ctx: Context, run: Run) -> bool:
+    """Whether this run's machine can be stopped and keep its disk, as far as its vendor has said."""
+    machine = run.machine
+    if machine is None or machine.unstoppable is not None or not run.data_at_risk:
+        return False
+    capabilities = ctx.fleets[machine.provider].provider.capabilities
+    return capabilities.can_stop and capabilities.stop_keeps_disk
 
 
 def look_of(report: Report, run: Run, live: Live, now: float) -> Look:

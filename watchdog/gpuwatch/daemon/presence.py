@@ -23,6 +23,7 @@ log = structlog.get_logger()
 
 LISTING_GAP = 180.0
 """Seconds between two complete listings after which nobody knows what was in between."""
+_WANTED = (State.RUNNING, State.FINISHED, State.COLLECTING)
 LOOKS = 3
 """Complete listings that must agree before a machine counts as one that does not run."""
 
@@ -42,12 +43,18 @@ async def _wake(ctx: Context, run_id: str, spec: RunSpec, live: Live) -> None:
     """A machine that its dead-man switch or a higher bid has stopped is started, so that its files can be collected (I5)."""
     run = ctx.ledger.runs[run_id]
     machine = run.machine
+    if run.stop_under_way or run.state is State.PAUSED:
+        return  # we are stopping it ourselves
     listed = _listed(ctx, run)
     if listed is not None and listed.power is Power.RUNNING and live.trouble in (WAKING, *DOWN.values()):
         live.say(None)
     elif listed is not None and listed.power in DOWN and live.trouble is None:
         live.say(DOWN[listed.power])
-    wakes = spec.deadman.after is not None or run.of is not None
+    # one that was stopped once, and runs no more although its files are wanted
+    sleeps = (
+        machine is not None and machine.pauses and (run.state in _WANTED or run.end_requested_by is not None)
+    )
+    wakes = spec.deadman.after is not None or run.of is not None or sleeps
     if not wakes or machine is None or machine.instance_id is None or not run.data_at_risk:
         return
     fleet = ctx.fleets[machine.provider]

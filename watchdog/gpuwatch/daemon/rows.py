@@ -11,6 +11,7 @@ from gpuproviders.gpus import tflops
 from gpuproviders.model import Offer
 from gpuproviders.money import MicroUsd, accrue, format_usd
 from gpuwatch.box.hostkeys import fingerprint
+from gpuwatch.budget.cost import of_machine, stopped_price
 from gpuwatch.clean import clean, show_path
 from gpuwatch.client import wire
 from gpuwatch.custody import holds as named
@@ -33,6 +34,8 @@ def machine_cost(machine: Machine, now: float) -> MicroUsd:
     """What a machine has cost so far at its offered price, micro-dollars."""
     if machine.rented_at is None:
         return MicroUsd(0)
+    if machine.pauses:
+        return MicroUsd(of_machine(machine, 0.0, now).total)
     return accrue(machine.price, (machine.gone_at or now) - machine.rented_at)
 
 
@@ -46,7 +49,7 @@ def burn(run: Run) -> int:
     """Micro-dollars per hour that this run costs now."""
     machine = run.machine
     return (
-        machine.price
+        (machine.price if run.paused_since is None else stopped_price(machine))
         if machine is not None and machine.rented_at is not None and machine.gone_at is None
         else 0
     )
@@ -265,6 +268,13 @@ def _summary(run: Run, exposed: wire.Exposure, held: list[wire.HoldRow], verifie
 def next_text(run: Run, spec: RunSpec | None, live: Live) -> str:
     """What happens next; the idle timers when they are what decides."""
     idle = live.idle
+    if (
+        run.state is State.PAUSED
+        and idle is not None
+        and run.end_requested_by is None
+        and not run.wake_requested_by
+    ):
+        return f"{clean(idle.text, 300)}; {words.disk_bill(run)}"
     decides = run.state is State.VERIFIED or (
         run.state is State.RUNNING and idle is not None and idle.act is not Act.NOTHING
     )

@@ -13,6 +13,7 @@ from gpuwatch.client.errors import CallFailed
 from gpuwatch.daemon import accounting, retained, standing
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.ending import Ending
+from gpuwatch.daemon.halting import Halting
 from gpuwatch.daemon.mending import Mending
 from gpuwatch.daemon.streaming import Streaming
 from gpuwatch.lifecycle.evolve import Impossible
@@ -20,7 +21,7 @@ from gpuwatch.paths import Paths
 from gpuwatch.prices import PriceBook
 
 
-class Service(Mending, Streaming, Ending):
+class Service(Halting, Mending, Streaming, Ending):
     """What clients can ask for. `start_run` starts driving a run; `stop` asks the daemon to end."""
 
     def __init__(
@@ -42,6 +43,8 @@ class Service(Mending, Streaming, Ending):
             "spec.check": self.check_spec,
             "launch": self.launch,
             "run.retry": self.retry,
+            "run.stop": self.halt,
+            "run.start": self.start,
             "run.recover": self.recover,
             "runs": self.runs,
             "runs.ended": self.ended,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpuproviders.money import format_usd
+from gpuwatch.budget.cost import stopped_price
 from gpuwatch.clean import clean, show_path
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle import recover
@@ -83,6 +84,18 @@ def _describe(event: e.AnyEvent) -> str:
             return f"held by {event.by} ({event.name})" + (f": {event.reason}" if event.reason else "")
         case e.HoldReleased():
             return f"hold {event.name} released by {event.by}" + (f": {event.reason}" if event.reason else "")
+        case e.StopRequested():
+            return f"stop requested by {event.by}" + (f": {event.reason}" if event.reason else "")
+        case e.StopSent():
+            return f"stop of instance {event.instance_id} sent, permitted because {event.permit}"
+        case e.StopFailed():
+            return f"not stopped: {event.reason}"
+        case e.Paused():
+            return f"stopped, its disk kept: {event.evidence}"
+        case e.WakeRequested():
+            return f"start requested by {event.by}" + (f": {event.reason}" if event.reason else "")
+        case e.Woken():
+            return f"the machine runs again: {event.evidence}"
         case e.DestroySent():
             return f"destroy of instance {event.instance_id} sent, permitted by {event.permit[:24]}"
         case e.DestroyAccepted():
@@ -179,6 +192,10 @@ def next_step(run: Run, spec: RunSpec | None) -> str:
             return (
                 "kept as the spec says; `gputui destroy` ends it" if keep else "one last look, then destroy"
             )
+        case S.PAUSED:
+            if ending or run.wake_requested_by is not None:
+                return "started again" + (", collected once more, then destroyed" if ending else "")
+            return f"stopped until `gputui start {run.id}` or `gputui destroy {run.id}`; {disk_bill(run)}"
         case S.DESTROYING:
             accepted = run.machine is not None and run.machine.destroy is Phase.ACCEPTED
             return (
@@ -196,6 +213,12 @@ def next_step(run: Run, spec: RunSpec | None) -> str:
             return "nothing; the machine is gone"
         case S.LOST:
             return "nothing; what was verified is in the vault"
+
+
+def disk_bill(run: Run) -> str:
+    """What a stopped machine costs."""
+    price = stopped_price(run.machine) if run.machine is not None else 0
+    return f"its disk costs {format_usd(price)}/h" if price else "what its disk costs is not known"
 
 
 def attention(run: Run, trouble: str | None) -> str:
@@ -234,6 +257,8 @@ def headline(run: Run) -> str:
             return "A machine is being rented."
         case S.RUNNING:
             return f"{where} exists because the job runs."
+        case S.PAUSED:
+            return f"{where} is stopped: nothing runs there, its disk is kept and billed."
         case S.FINISHED | S.COLLECTING:
             return f"{where} exists until everything it promised is verified at home."
         case S.DESTROYING:

@@ -42,12 +42,14 @@ def due(
     stopped_for: float | None = None,
     held: bool = False,
     can_stop: bool = True,
+    proved: bool = True,
 ) -> Due:
     """The next act of the two timers.
 
     `idle.after` seconds of idleness: stop (or end, or only tell); `idle.destroy_after` seconds more: end.
     A stopped machine is judged by its own clock, `stopped_for`. Where stopping is not possible the machine
-    runs on until the second timer, and is then ended by the same gate. A person's hold outranks both.
+    runs on until the second timer, and is then ended by the same gate. A person's hold outranks both. Unless it is
+    `proved` that everything is home, a stopped machine waits for a person: starting it would prove no more.
     """
     if idle.after is None:
         return Due(Act.NOTHING, "no idle timer in the spec")
@@ -56,6 +58,10 @@ def due(
     if stopped_for is not None:
         if idle.destroy_after is None:
             return Due(Act.NOTHING, "stopped, and kept until a person decides")
+        if not proved:
+            return Due(
+                Act.NOTHING, "stopped, and kept until a person decides: not everything it promised is home"
+            )
         left = idle.destroy_after - stopped_for
         if left > 0:
             return Due(Act.NOTHING, f"stopped; destroyed in {format_duration(left)}", left)

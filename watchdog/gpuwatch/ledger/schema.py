@@ -133,4 +133,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX let_go_unfinished ON let_go (run) WHERE removed = 0",
     ),
+    (
+        # machines that are stopped and started again: events that an older gpuwatch cannot read, and no new tables
+    ),
 )

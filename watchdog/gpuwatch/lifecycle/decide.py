@@ -58,6 +58,21 @@ class Collect:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop the machine, which keeps its disk, and see that it is stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepPaused:
+    """The machine is stopped: watch that it stays so, until its time is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Start the stopped machine again: a person wants it, or it cannot be proved and ended while it is stopped."""
+
+
+@dataclass(frozen=True, slots=True)
 class Destroy:
     """Ask custody for a permit and destroy."""
 
@@ -89,7 +104,8 @@ class Rest:
 
 
 Step: TypeAlias = (
-    FindOffer | CreateMachine | FindByLabel | Boot | Prepare | WatchJob | StopJob | Collect | Destroy | ConfirmGone
+    FindOffer | CreateMachine | FindByLabel | Boot | Prepare | WatchJob | StopJob | Collect | Stop | KeepPaused | Wake
+    | Destroy | ConfirmGone
     | EndWithoutMachine | Rest
 )  # fmt: skip
 
@@ -105,6 +121,7 @@ def decide(run: Run, spec: RunSpec) -> Step:
 
 def _decide(run: Run, spec: RunSpec) -> Step:
     ending = run.end_requested_by is not None
+    stopping = run.stop_requested_by is not None and not run.pins
     machine = run.machine
     if ending and run.given_up and run.data_at_risk and run.state is not S.DESTROYING:
         return Destroy()
@@ -124,14 +141,24 @@ def _decide(run: Run, spec: RunSpec) -> Step:
                 return StopJob() if run.data_at_risk else Destroy()
             return Prepare()
         case S.RUNNING:
-            return StopJob() if ending else WatchJob()
+            return StopJob() if ending or stopping else WatchJob()
         case S.FINISHED | S.COLLECTING:
             return Collect()
+        case S.VERIFIED | S.FAILED if run.stop_under_way or (stopping and not ending and run.data_at_risk):
+            # one that was sent is seen through first: until then nobody knows whether the box answers
+            return Stop()
+        case S.VERIFIED if _stops_at_its_end(run, spec) and not ending:
+            return Stop()
         case S.VERIFIED:
             # with a timer the machine stays until it has been idle for so long, and someone asks for its end
-            if ending or (spec.idle.action == "collect-and-destroy" and spec.idle.after is None):
+            started = machine is not None and machine.started_by is not None
+            if ending or (
+                spec.idle.action == "collect-and-destroy" and spec.idle.after is None and not started
+            ):
                 return Destroy()
             return Rest(Why.KEEP)
+        case S.PAUSED:
+            return Wake() if ending or run.wake_requested_by is not None else KeepPaused()
         case S.DESTROYING:
             accepted = machine is not None and machine.destroy is Phase.ACCEPTED
             return ConfirmGone() if accepted else Destroy()
@@ -145,3 +172,11 @@ def _decide(run: Run, spec: RunSpec) -> Step:
             return Collect() if run.data_at_risk else Destroy()
         case S.GONE | S.LOST:
             return Rest(Why.OVER)
+
+
+def _stops_at_its_end(run: Run, spec: RunSpec) -> bool:
+    """Whether the spec wants the machine stopped once everything is home: once, not again when a person started it."""
+    machine = run.machine
+    wanted = spec.idle.action == "stop" and spec.idle.after is None
+    free = machine is not None and machine.unstoppable is None and machine.started_by is None
+    return wanted and free and not run.pins

@@ -249,6 +249,47 @@ class HoldReleased(Event, frozen=True, kw_only=True, tag="hold-released"):
     reason: str = ""
 
 
+class StopRequested(Event, frozen=True, kw_only=True, tag="stop-requested"):
+    """Someone wants the machine stopped and kept: end the job, collect, stop. `by` says who."""
+
+    by: str
+    reason: str = ""
+
+
+class StopSent(Event, frozen=True, kw_only=True, tag="stop-sent"):
+    """The stop is about to go out, under the permit described here."""
+
+    permit: str
+    instance_id: str
+
+
+class StopFailed(Event, frozen=True, kw_only=True, tag="stop-failed"):
+    """The stop was refused or its answer is unknown. `never`: this machine cannot be stopped and keep its disk."""
+
+    reason: str
+    refused: bool = False
+    never: bool = False
+
+
+class Paused(Event, frozen=True, kw_only=True, tag="paused"):
+    """The machine is listed as stopped: it bills its disk only. `evidence` says by what."""
+
+    evidence: str
+
+
+class WakeRequested(Event, frozen=True, kw_only=True, tag="wake-requested"):
+    """A person wants the stopped machine to run again, under the same run."""
+
+    by: str
+    reason: str = ""
+
+
+class Woken(Event, frozen=True, kw_only=True, tag="woken"):
+    """The machine that was stopped is listed as running."""
+
+    evidence: str
+
+
 class DestroySent(Event, frozen=True, kw_only=True, tag="destroy-sent"):
     """The destroy is about to go out, under the permit described here."""
 
@@ -355,9 +396,11 @@ class TakenOver(Event, frozen=True, kw_only=True, tag="taken-over"):
 
 RunEvent: TypeAlias = (
     Requested | OfferChosen | NoOffer | CreateSent | CreateRefused | CreateUnknown | Rented | Booted | Dud
-    | BoxChecked | PrepareFailed | StartSent | JobStarted | FilesVerified | CheckpointHome | Restored | JobEnded | CollectStarted
-    | CollectBlocked | CollectFailed | ReceiptWritten | EndRequested | EndCancelled | Waived | HoldPlaced | HoldReleased | DestroySent
-    | DestroyAccepted | DestroyFailed | DudGone | Gone | Lost | Recovering | Returned | TakenOver | GaveUp
+    | BoxChecked | PrepareFailed | StartSent | JobStarted | FilesVerified | CheckpointHome | Restored | JobEnded
+    | CollectStarted | CollectBlocked | CollectFailed | ReceiptWritten | EndRequested | EndCancelled | Waived
+    | HoldPlaced | HoldReleased | StopRequested | StopSent | StopFailed | Paused | WakeRequested | Woken
+    | DestroySent | DestroyAccepted | DestroyFailed | DudGone | Gone | Lost | Recovering | Returned | TakenOver
+    | GaveUp
 )  # fmt: skip
 """What changes a run (`lifecycle.evolve`)."""
 

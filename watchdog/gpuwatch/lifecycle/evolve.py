@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gpuwatch.lifecycle import events as e
-from gpuwatch.lifecycle.run import FINAL, Home, Machine, Phase, PlacedHold, ReceiptRef, Run, State
+from gpuwatch.lifecycle.run import FINAL, Home, Machine, Pause, Phase, PlacedHold, ReceiptRef, Run, State
 
 S = State
 
@@ -26,7 +26,9 @@ class Impossible(Exception):
     """This event cannot happen in this state."""
 
 
-_LIVE = (S.BOOTING, S.PREPARING, S.RUNNING, S.FINISHED, S.COLLECTING, S.VERIFIED, S.DESTROYING, S.FAILED)
+_LIVE = (
+    S.BOOTING, S.PREPARING, S.RUNNING, S.FINISHED, S.COLLECTING, S.VERIFIED, S.PAUSED, S.DESTROYING, S.FAILED,
+)  # fmt: skip
 _WITH_BOX = (S.RUNNING, S.FINISHED, S.COLLECTING, S.VERIFIED, S.FAILED)
 _ALL = tuple(s for s in S if s not in FINAL)
 
@@ -63,10 +65,17 @@ ARROWS: Mapping[type[e.Event], Mapping[State, State]] = {
     e.ReceiptWritten: _to(S.VERIFIED, S.COLLECTING),
     e.EndRequested: _stay(*_ALL),
     e.EndCancelled: _stay(*(s for s in _ALL if s is not S.DESTROYING)),
-    e.Waived: _stay(S.PREPARING, *_WITH_BOX),
+    e.Waived: _stay(S.PREPARING, S.PAUSED, *_WITH_BOX),
     e.HoldPlaced: _stay(*(s for s in _ALL if s is not S.DESTROYING)),
     e.HoldReleased: _stay(*_ALL),
-    e.DestroySent: _to(S.DESTROYING, S.BOOTING, S.PREPARING, *_WITH_BOX, S.DESTROYING),
+    e.StopRequested: _stay(*_WITH_BOX),
+    e.StopSent: _stay(S.VERIFIED, S.FAILED),
+    e.StopFailed: _stay(S.VERIFIED, S.FAILED),
+    e.Paused: _to(S.PAUSED, S.VERIFIED, S.FAILED),
+    e.WakeRequested: _stay(S.PAUSED),
+    # whatever it did meanwhile: it is collected again before anything else
+    e.Woken: _to(S.FINISHED, S.PAUSED),
+    e.DestroySent: _to(S.DESTROYING, S.BOOTING, S.PREPARING, S.PAUSED, *_WITH_BOX, S.DESTROYING),
     e.DestroyAccepted: _stay(S.DESTROYING),
     e.DestroyFailed: _stay(S.DESTROYING),
     e.Gone: _to(S.GONE, S.DESTROYING, S.REQUESTED, S.RENTING, S.FAILED, S.RECOVERING),
@@ -283,6 +292,10 @@ def _collect_started(run: Run, _event: e.CollectStarted, _at: float) -> Changes:
         raise Impossible(f"no job ran on a machine of run {run.id}: there is nothing to collect")
     if _machine(run).destroy is Phase.ACCEPTED:
         raise Impossible(f"the destroy of run {run.id} was accepted: it is too late to collect")
+    if run.stop_under_way:
+        raise Impossible(
+            f"the machine of run {run.id} is being stopped: it can be collected once it runs again"
+        )
     return {"receipt": None}
 
 
@@ -309,9 +322,12 @@ def _end_requested(_run: Run, event: e.EndRequested, _at: float) -> Changes:
     return {"end_requested_by": event.by, "end_reason": event.reason}
 
 
-def _end_cancelled(_run: Run, _event: e.EndCancelled, _at: float) -> Changes:
+def _end_cancelled(_run: Run, _event: e.EndCancelled, at: float) -> Changes:
     # consent to lose files was given for this wish and goes with it
-    return {"end_requested_by": None, "end_reason": "", "waivers": ()}
+    return {
+        "end_requested_by": None, "end_reason": "", "waivers": (), "stop_requested_by": None, "wake_requested_by": None,
+        "kept_since": at,
+    }  # fmt: skip
 
 
 def _waived(run: Run, event: e.Waived, _at: float) -> Changes:
@@ -322,16 +338,72 @@ def _waived(run: Run, event: e.Waived, _at: float) -> Changes:
 
 def _hold_placed(run: Run, event: e.HoldPlaced, at: float) -> Changes:
     others = tuple(h for h in run.pins if h.name != event.name)
-    return {"pins": (*others, PlacedHold(name=event.name, by=event.by, at=at, reason=event.reason))}
+    if run.stop_under_way:
+        raise Impossible(f"the stop of run {run.id} has been sent: hold it once it is stopped")
+    # whoever holds the machine wants to use it: after the release it must be seen idle anew
+    placed = PlacedHold(name=event.name, by=event.by, at=at, reason=event.reason)
+    return {"pins": (*others, placed), "stop_requested_by": None}
 
 
 def _hold_released(run: Run, event: e.HoldReleased, at: float) -> Changes:
     left = tuple(h for h in run.pins if h.name != event.name)
     if len(left) < len(run.pins):
-        return {"pins": left}
+        return {"pins": left, "kept_since": at}
     if run.has_released(event.name):
         return {}
     return {"released": (*run.released, PlacedHold(name=event.name, by=event.by, at=at, reason=event.reason))}
+
+
+def _stop_requested(run: Run, event: e.StopRequested, _at: float) -> Changes:
+    if not run.data_at_risk:
+        raise Impossible(f"nothing ran on the machine of run {run.id}: it is ended, not stopped")
+    return {"stop_requested_by": event.by}
+
+
+def _stop_sent(run: Run, event: e.StopSent, _at: float) -> Changes:
+    if run.pins:
+        raise Impossible(f"run {run.id} is held by {run.pins[0].name}")
+    if _machine(run).instance_id != event.instance_id:
+        raise Impossible(f"run {run.id} has no machine {event.instance_id}")
+    if not run.data_at_risk:
+        raise Impossible(f"nothing ran on the machine of run {run.id}: it is ended, not stopped")
+    return _with(run, stop=Phase.SENT)
+
+
+def _stop_failed(run: Run, event: e.StopFailed, _at: float) -> Changes:
+    if not run.stop_under_way and not event.never:
+        raise Impossible(f"no stop of run {run.id} was sent")
+    phase = Phase.NONE if event.refused or event.never else Phase.UNKNOWN
+    changes = _with(run, stop=phase, unstoppable=event.reason if event.never else None)
+    return changes | ({"stop_requested_by": None} if event.never else {})
+
+
+def _paused(run: Run, _event: e.Paused, at: float) -> Changes:
+    machine = _machine(run)
+    if not run.stop_under_way:
+        raise Impossible(f"no stop of run {run.id} was sent")
+    pauses = (*machine.pauses, Pause(since=at))
+    return _with(run, stop=Phase.ACCEPTED, pauses=pauses) | {"stop_requested_by": None}
+
+
+def _wake_requested(_run: Run, event: e.WakeRequested, _at: float) -> Changes:
+    return {"wake_requested_by": event.by}
+
+
+def _woken(run: Run, _event: e.Woken, at: float) -> Changes:
+    if run.paused_since is None:
+        raise Impossible(f"the machine of run {run.id} was not stopped")
+    by = run.wake_requested_by or (None if run.end_requested_by is not None else "somebody")
+    changes = _with(run, stop=Phase.NONE, pauses=_ended(run, at), started_by=by)
+    return changes | {"wake_requested_by": None, "released": ()}
+
+
+def _ended(run: Run, at: float) -> tuple[Pause, ...]:
+    """The machine's pauses, none of which lasts any more."""
+    pauses = _machine(run).pauses
+    if run.paused_since is None:
+        return pauses
+    return (*pauses[:-1], msgspec.structs.replace(pauses[-1], until=at))
 
 
 def _destroy_sent(run: Run, event: e.DestroySent, at: float) -> Changes:
@@ -378,7 +450,7 @@ def _dud_gone(run: Run, _event: e.DudGone, at: float) -> Changes:
 def _lost(run: Run, event: e.Lost, at: float) -> Changes:
     if _machine(run).instance_id is None:
         raise Impossible(f"run {run.id} has no machine that could be lost")
-    return _with(run, gone_at=at) | {"trouble": event.evidence}
+    return _with(run, gone_at=at, stop=Phase.NONE, pauses=_ended(run, at)) | {"trouble": event.evidence}
 
 
 def _recovering(run: Run, event: e.Recovering, at: float) -> Changes:
@@ -467,6 +539,12 @@ _CHANGE: dict[type[e.Event], Callable[[Run, Any, float], Changes]] = {
     e.EndRequested: _end_requested,
     e.EndCancelled: _end_cancelled,
     e.Waived: _waived,
+    e.StopRequested: _stop_requested,
+    e.StopSent: _stop_sent,
+    e.StopFailed: _stop_failed,
+    e.Paused: _paused,
+    e.WakeRequested: _wake_requested,
+    e.Woken: _woken,
     e.DestroySent: _destroy_sent,
     e.DestroyAccepted: _destroy_accepted,
     e.DestroyFailed: _destroy_failed,

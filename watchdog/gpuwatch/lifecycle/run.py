@@ -18,6 +18,7 @@ class State(Enum):
     FINISHED = "finished"
     COLLECTING = "collecting"
     VERIFIED = "verified"
+    PAUSED = "paused"
     DESTROYING = "destroying"
     FAILED = "failed"
     RECOVERING = "recovering"
@@ -39,6 +40,13 @@ class Phase(Enum):
     SENT = "sent"
     UNKNOWN = "unknown"
     ACCEPTED = "accepted"
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """A time in which a machine was stopped and kept its disk, Unix seconds; `until` is None while it lasts."""
+
+    since: float
+    until: float | None = None
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +80,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     job_pid: int | None = None
     restored: str | None = None
     """The checkpoint that was put on it before the job."""
+    stop: Phase = Phase.NONE
+    """How far the stop is that was sent last; NONE again once the machine runs."""
+    unstoppable: str | None = None
+    """Why it cannot be stopped and keep its disk, once its vendor has said so."""
+    pauses: tuple[Pause, ...] = ()
+    started_by: str | None = None
+    """Who started it again after a stop, None when that was only to look at it and end it."""
     destroy: Phase = Phase.NONE
     destroy_sent_at: float | None = None
     gone_at: float | None = None
@@ -137,6 +152,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float | None = None
     end_requested_by: str | None = None
     end_reason: str = ""
+    stop_requested_by: str | None = None
+    """Who wants the machine stopped; a hold that a person places takes the wish back."""
+    wake_requested_by: str | None = None
+    kept_since: float | None = None
+    """When a person last took a wish back or let a hold go: timers of a stopped machine begin anew then."""
     waivers: tuple[str, ...] = ()
     receipt: ReceiptRef | None = None
     holds: tuple[str, ...] = ()
@@ -178,6 +198,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def on_box(self) -> str:
         """The id under which this run's files lie on its machine."""
         return self.of or self.id
+
+    @property
+    def paused_since(self) -> float | None:
+        """Since when the machine has been stopped, None when it is not."""
+        pauses = self.machine.pauses if self.machine is not None else ()
+        return pauses[-1].since if pauses and pauses[-1].until is None else None
+
+    @property
+    def stop_under_way(self) -> bool:
+        """Whether a stop was sent and it is not known yet what came of it."""
+        return self.machine is not None and self.machine.stop in (Phase.SENT, Phase.UNKNOWN)
 
     @property
     def given_up(self) -> bool:

@@ -422,12 +422,6 @@ def _idle(table: _Table | None) -> model.Idle:
             "a second timer",
             'action = "stop" or "collect-and-destroy" with it; "notify" never acts',
         )
-    if timed and idle.action == "stop":
-        table.problem(
-            "action",
-            "stop",
-            '"collect-and-destroy" or "notify" beside a timer: stopping a machine is not in this version',
-        )
     table.finish()
     return idle
 
