@@ -80,7 +80,7 @@ class Box:
         self.files[path] = File(content, int(at * 1e9), self.inodes)
 
     def remove(self, path: str) -> None:
-        """The job deletes a file of its own."""
+        """A file is deleted: by the job, or as its order says by the sentinel."""
         self.changes += 1
         del self.files[path]
 
@@ -167,6 +167,8 @@ class Cloud:
         self.boot_seconds: Callable[[], float] = lambda: 20.0
         self.dud: Callable[[], Trouble | None] = lambda: None
         self.judge_destroy: Callable[[Machine], None] = lambda _: None
+        self.judge_forget: Callable[[Machine, str], None] = lambda _machine, _path: None
+        """Asked before a file is removed from a box."""
         self.judge_create: Callable[[str], None] = lambda _: None
         self.judge_stop: Callable[[Machine], None] = lambda _: None
         self.lag_create = 0.0

@@ -29,6 +29,7 @@ HOSTILE = (
 )  # fmt: skip
 """Names that a box may show, of files that are really there: each comes home inside the vault, or is refused."""
 BUDGET_HOURS = 0.07
+REMOTE = "s3:bucket/days"
 
 
 def make_spec(draw: random.Random) -> str:
@@ -67,6 +68,24 @@ def timers(draw: random.Random) -> str:
     """Idle timers for every fourth run. Drawn beside `draw`, so that the days of other runs are what they were."""
     aside = random.Random(str(draw.getstate()[1][:40]))
     return aside.choice(TIMERS) if aside.random() < 0.25 else ""
+
+
+def make_keeping_spec(draw: random.Random) -> str:
+    """A random run spec whose old checkpoints may go, from one place or several."""
+    places = draw.choice(
+        ['"vault"', f'"{REMOTE}"', '"box"', f'"vault", "{REMOTE}"', f'"vault", "{REMOTE}", "box"']
+    )
+    rest = f'[checkpoints]\npath = "ckpt"\nkeep_last = {draw.choice([1, 2, 3])}\nkeep_milestones = 0\nkeep_days = 0\n'
+    rest += f'keep_best = 0\nprune = [{places}]\n[mirror]\nremotes = ["{REMOTE}"]\n'
+    if draw.random() < 0.5:
+        rest += '[[artifacts]]\npath = "model.bin"\n'
+    return SPEC.format(
+        top="",
+        attempts=draw.choice([3, 6]),
+        rest=rest,
+        on_loss=draw.choice(["resume", "restart"]),
+        patience="10m",
+    )
 
 
 def make_box(draw: random.Random, spec: RunSpec | None) -> Box:

@@ -14,8 +14,10 @@ itself is what is judged (what the daemon shows, I6).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ from simulation.cloud import Machine, Violation
 from simulation.faults import Kind
 from simulation.vast import run_of
 
+from gpuwatch.custody.facts import Copy
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle import recover
 from gpuwatch.lifecycle.evolve import ARROWS, create, evolve
@@ -44,6 +47,8 @@ class Judge:
     def __init__(self, world: World) -> None:
         self._world = world
         self._labels: set[str] = set()
+        self.let_go: Counter[str] = Counter()
+        """Files that retention removed, by the place that they left."""
         self.unnoticed = 0
         """Files that rotted between their proof and the destroy, before anything could notice."""
 
@@ -85,6 +90,51 @@ class Judge:
             raise Violation(f"I1: {run_id} promised {missing} and was destroyed without it or a waiver")
         if not spec.no_artifacts and not waived and not any(promised(spec, p) for p in box.files):
             raise Violation(f"I1: nothing that {run_id} promised exists, and it was destroyed")
+
+    # --- when retention removes --------------------------------------------------------------------
+
+    def leaves_vault(self, run_id: str, copies: Iterable[Copy]) -> None:
+        """I1: what retention takes from the vault stands on a remote, byte for byte."""
+
+        def verdict() -> None:
+            remotes = self._world.remotes
+            there = {
+                hashlib.sha256(content).hexdigest()
+                for target, content in (remotes.files.items() if remotes is not None else ())
+                if f"/runs/{run_id}/" in target
+            }
+            for copy in copies:
+                if (self._world.vault_root / run_id / copy.path).exists() and copy.sha256 not in there:
+                    raise Violation(f"I1: {copy.path} of {run_id} leaves the vault and stands nowhere else")
+                self.let_go["vault"] += 1
+
+        self._world.cloud.judged(verdict)
+
+    def leaves_remote(self, target: str) -> None:
+        """I1: what retention takes from a remote is surely in the vault."""
+        self.let_go["remote"] += 1
+        run_id, _, rest = target.partition("/runs/")[2].partition("/")
+        self._world.cloud.judged(
+            lambda: self._at_home(run_id, "ckpt" + rest.removeprefix("checkpoints"), target)
+        )
+
+    def leaves_box(self, machine: Machine, path: str) -> None:
+        """I1: what retention takes from a box is surely in the vault, as it is there."""
+
+        def verdict() -> None:
+            run = self._owner(machine)
+            if run is None:
+                raise Violation(f"I1: {path} leaves a machine that no run has")
+            self.let_go["box"] += 1
+            self._at_home(run.id, path, f"its machine {machine.instance_id}", machine.box.files[path].content)
+
+        self._world.cloud.judged(verdict)
+
+    def _at_home(self, run_id: str, path: str, where: str, content: bytes | None = None) -> None:
+        target = self._world.vault_root / run_id / path
+        found = self._world.disk.surely(target)
+        if (found is None or content not in (None, found)) and target not in self._world.rotten:
+            raise Violation(f"I1: {path} of {run_id} leaves {where} and is not surely at home")
 
     def _owner(self, machine: Machine) -> Run | None:
         """The durable run whose machine this is now, else the one that its label names."""

@@ -24,6 +24,8 @@ class Remotes:
         self.files: dict[str, bytes] = {}
         self.torn: set[str] = set()
         """What rclone itself knows to be broken on the way: it writes over that."""
+        self.judge: Callable[[str], None] = lambda _target: None
+        """Asked before a file is removed."""
         self._faults = faults
 
     async def make(self, _private: Path) -> SimulatedRclone:
@@ -32,11 +34,12 @@ class Remotes:
 
 
 class SimulatedRclone:
-    """The three things that the daemon asks of rclone."""
+    """The four things that the daemon asks of rclone."""
 
     def __init__(self, remotes: Remotes, faults: Faults) -> None:
         self._files = remotes.files
         self._torn = remotes.torn
+        self._judge = remotes.judge
         self._faults = faults
 
     async def _begin(self, name: str) -> Kind | None:
@@ -112,3 +115,17 @@ class SimulatedRclone:
             content = self._files[path]
             file.write_bytes(content[: len(content) // 2] if kind is Kind.PARTIAL else content)
         await self._faults.done(kind)
+
+    async def remove(self, _source: Path, destination: str, names: Sequence[str]) -> None:
+        """Delete these files, where they are there; one that breaks off has deleted some of them."""
+        kind = await self._begin("delete")
+        for number, name in enumerate(names):
+            if kind is Kind.PARTIAL and number >= len(names) // 2:
+                raise MirrorFault(Trouble.UNREACHABLE, "connection reset by peer")
+            target = f"{destination.rstrip('/')}/{name}"
+            if target in self._files:
+                self._judge(target)
+                del self._files[target]
+        await self._faults.done(kind)
+        if kind in (Kind.ERROR_AFTER, Kind.WRONG):
+            raise MirrorFault(Trouble.UNREACHABLE, "the answer was lost")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from simulation.faults import Kind
-from simulation.jobs import make_spec
+from simulation.jobs import make_keeping_spec, make_spec
 from simulation.weather import answer_alarms, arrange, happen, let_go, look
 from simulation.world import World
 
@@ -16,15 +16,15 @@ RESTART = (0.5, 5, 300)
 NOTICED = 1500.0
 """Seconds after which a machine that came back must have been seen: an account without runs is listed every 10 min."""
 SCRUB_ROUNDS = 3600.0
-"""Seconds of quiet in which the scrub of these worlds reads everything once more."""
+"""Seconds of quiet in which the scrub of these worlds reads everything once more, and mirrors and retention end."""
 
 
-def play(seed: int, *, losses: float = 0.0) -> World:
+def play(seed: int, *, losses: float = 0.0, keeping: bool = False) -> World:
     """Run one schedule to its end and judge it. Raises Violation (or whatever the daemon lets out).
 
-    `losses`: how likely at each moment some machine is taken, stopped, or given back, beside the day's own bad luck.
+    `keeping`: its runs have a remote and let old checkpoints go. `losses`: how likely at each moment some machine is taken, stopped, or given back, beside the day's own bad luck.
     """
-    with World(seed, scrub=seed % 5 == 0) as world:
+    with World(seed, scrub=seed % 5 == 0, mirrors=keeping) as world:
         arrange(world)
         if losses:
             world.habits |= dict.fromkeys((Kind.TAKEN, Kind.STRANDED, Kind.BACK), losses)
@@ -52,7 +52,8 @@ async def day(world: World, launches: list[tuple[float, str]], until: float) -> 
     world.learn()
     while True:
         while launches and launches[0][0] <= world.time.now:
-            await world.launch(make_spec(draw), launches[0][1])
+            spec = make_spec(draw) if world.remotes is None else make_keeping_spec(draw)
+            await world.launch(spec, launches[0][1])
             launches.pop(0)
         await happen(world)
         await answer_alarms(world)
@@ -65,7 +66,7 @@ async def day(world: World, launches: list[tuple[float, str]], until: float) -> 
             await look(world)
             if not world.settled():
                 continue  # a run that waited was taken up again while we looked
-            if world.rotten and not world.scrubbed:
+            if (world.rotten or world.remotes is not None) and not world.scrubbed:
                 await asyncio.sleep(SCRUB_ROUNDS)
                 world.scrubbed = True
                 continue

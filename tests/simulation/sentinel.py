@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -110,6 +110,20 @@ def report(machine: Machine, order: dict[str, Any], now: float, *, files: bool) 
     if files:
         value["files"] = rows(box, order["inventory"], now)
     return line(value)
+
+
+def forget(machine: Machine, order: dict[str, Any], now: float, judge: Callable[[str], None]) -> bytes:
+    """Remove a checkpoint that is exactly what the order says and that nobody writes."""
+    box, top = machine.box, f"{order['folder']}/{order['name']}"
+    found = {p: f for p, f in box.files.items() if p == top or p.startswith(top + "/")}
+    if any(file.writer_until > now for file in found.values()):
+        return line({"removed": False, "why": "some process has it open for writing"})
+    if {p: f.identity for p, f in found.items()} != {p: list(i) for p, *i in order["files"]} or not found:
+        return line({"removed": False, "why": "it is not what was proved"})
+    for path in found:
+        judge(path)
+        box.remove(path)
+    return line({"removed": True})
 
 
 def receive(box: Box, stream: bytes, now: float) -> int:

@@ -143,6 +143,8 @@ class Connection:
                 return sentinel.stop(box, sentinel.stage_of(order["folder"]), now)
             case "list":
                 return sentinel.listing(machine, order, now)
+            case "forget":
+                return sentinel.forget(machine, order, now, lambda p: self.cloud.judge_forget(machine, p))
         raise AssertionError(f"the sentinel has no command {name} in this simulation")
 
     @asynccontextmanager

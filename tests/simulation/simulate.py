@@ -55,13 +55,13 @@ class Report:
         return [(kind, state) for kind in KINDS for state in STATES if not self.struck[kind, state]]
 
 
-def play_some(seeds: range) -> Report:
+def play_some(seeds: range, keeping: bool = False) -> Report:
     """Play these seeds; a violation (or whatever else comes out) is noted and the next one is played."""
     sys.unraisablehook = lambda _: None  # frozen coroutines of crashed processes
     report = Report()
     for seed in seeds:
         try:
-            world = play(seed)
+            world = play(seed, keeping=keeping)
         except Exception as error:  # noqa: BLE001 - the daemon must let out nothing at all
             report.violations.append((seed, f"{type(error).__name__}: {error}"))
             continue
@@ -73,14 +73,14 @@ def play_some(seeds: range) -> Report:
     return report
 
 
-def fan_out(first: int, count: int, *, jobs: int) -> Iterator[Report]:
+def fan_out(first: int, count: int, *, jobs: int, keeping: bool = False) -> Iterator[Report]:
     """The reports of `count` seeds from `first` on, as they come, from `jobs` processes."""
     chunks = [range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)]
     if jobs == 1:
-        yield from map(play_some, chunks)
+        yield from (play_some(chunk, keeping) for chunk in chunks)
         return
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(play_some, chunk) for chunk in chunks]):
+        for done in as_completed([pool.submit(play_some, chunk, keeping) for chunk in chunks]):
             yield done.result()
 
 
@@ -103,14 +103,15 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1, help="how many")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes")
     parser.add_argument("--trace", action="store_true", help="print the digest of everything that happened")
+    parser.add_argument("--keeping", action="store_true", help="days on which old checkpoints are let go")
     options = parser.parse_args()
     sys.unraisablehook = lambda _: None
     if options.count == 1:
-        return _replay(options.seed, trace=options.trace)
+        return _replay(options.seed, trace=options.trace, keeping=options.keeping)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an ended search says what it found
     started, total = time.monotonic(), Report()
     with contextlib.suppress(KeyboardInterrupt):
-        _search(options.seed, options.count, options.jobs, total)
+        _search(options.seed, options.count, options.jobs, total, keeping=options.keeping)
     took = time.monotonic() - started
     print(matrix(total.struck))
     print(
@@ -121,20 +122,20 @@ def main() -> int:
     return 1 if total.violations else 0
 
 
-def _search(first: int, count: int, jobs: int, total: Report) -> None:
+def _search(first: int, count: int, jobs: int, total: Report, *, keeping: bool) -> None:
     started = told = time.monotonic()
-    for report in fan_out(first, count, jobs=jobs):
+    for report in fan_out(first, count, jobs=jobs, keeping=keeping):
         total.add(report)
         for seed, what in report.violations:
-            print(f"seed {seed}: {what}\n  {REPLAY} {seed}", flush=True)
+            print(f"seed {seed}: {what}\n  {REPLAY} {seed}{' --keeping' if keeping else ''}", flush=True)
         if time.monotonic() - told > 60:
             told = time.monotonic()
             print(f"… {total.counts['schedules']} schedules, {told - started:.0f} s", flush=True)
 
 
-def _replay(seed: int, *, trace: bool) -> int:
+def _replay(seed: int, *, trace: bool, keeping: bool) -> int:
     try:
-        world = play(seed)
+        world = play(seed, keeping=keeping)
     except Exception:  # noqa: BLE001 - whatever it is, it is shown
         traceback.print_exc()
         return 1

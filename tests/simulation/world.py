@@ -36,7 +36,8 @@ from gpuwatch.box.hostkeys import HostKeys
 from gpuwatch.client import wire
 from gpuwatch.config import Config, Scrub, Watch
 from gpuwatch.custody import permit
-from gpuwatch.daemon import mirroring, restoring
+from gpuwatch.custody.facts import Copy
+from gpuwatch.daemon import mirroring, restoring, retaining
 from gpuwatch.daemon.clock import SteadyClock, resume
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.main import Children, fleet_of
@@ -47,6 +48,7 @@ from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import FINAL, Run, State
 from gpuwatch.paths import Paths
 from gpuwatch.spec import RunSpec, read_spec
+from gpuwatch.vault import let_go
 from gpuwatch.vault.layout import Vault, VaultUnusable, forget_folders
 
 _DISK = (Kind.HANG, Kind.ERROR_BEFORE, Kind.ERROR_AFTER, Kind.DELAY)
@@ -75,11 +77,14 @@ class World:
         self.cloud.judge_destroy = self.judge.at_destroy
         self.cloud.judge_create = self.judge.at_create
         self.cloud.judge_stop = self.judge.at_stop
+        self.cloud.judge_forget = self.judge.leaves_box
         self.provider, self.transport = vast.provider(self.cloud, self.faults)
         self.providers: dict[str, Any] = {"vast": self.provider}
         if both:
             self.providers["runpod"], self.runpod = runpod.provider(self.cloud, self.faults)
         self.remotes = Remotes(self.faults) if mirrors else None
+        if self.remotes is not None:
+            self.remotes.judge = self.judge.leaves_remote
         open_entry = "SELECT 1 FROM labels WHERE sent_at IS NOT NULL AND buried_at IS NULL"
         self.transport.introduced = lambda: bool(self.rows(open_entry))
         self.scrub = scrub
@@ -121,8 +126,9 @@ class World:
         clock = types.SimpleNamespace(monotonic=lambda: self.time.monotonic)
         patch(mock.patch.object(permit, "time", clock))
         if self.remotes is not None:
-            for module in (mirroring, restoring):
+            for module in (mirroring, restoring, retaining):
                 patch(mock.patch.object(module, "make_rclone", self.remotes.make))
+            patch(mock.patch.object(let_go, "remove", self._leave_vault))
         patch(self.disk.installed())
         structlog.configure(
             processors=[self._listen], wrapper_class=structlog.make_filtering_bound_logger(40),
@@ -237,6 +243,12 @@ class World:
             self.boot += 1
         self.judge.ledger()
 
+    def _leave_vault(self, vault: Vault, run_id: str, folder: str, copies: Iterable[Copy]) -> int:
+        """In the place of `let_go.remove`: judged, then done."""
+        kept = list(copies)
+        self.judge.leaves_vault(run_id, kept)
+        return _leave_vault(vault, run_id, folder, kept)
+
     def _learn_clock(self, clock: SteadyClock) -> None:
         """A new boot may begin with any time of day; within a boot the daemon has to know better."""
         ahead = clock.offset > self._offset + 1
@@ -281,6 +293,7 @@ class World:
             self.children.start_scrub()
             if self.remotes is not None:
                 self.children.start_mirrors()
+                self.children.start_retention()
             try:
                 await script(self)
             finally:
@@ -338,6 +351,9 @@ class World:
             or kept_running(r)
             for r in self.ledger.runs.values()
         )
+
+
+_leave_vault = let_go.remove
 
 
 def _quietly(_: object) -> None:

@@ -181,8 +181,9 @@ class Launching(Knowing):
             name=spec.name, spec=text, file=order.spec.file, base=order.spec.base, key=order.key,
             provider=order.provider, offer_id=order.offer_id, resume_from=resume_from,
         )  # fmt: skip
-        self._ctx.specs[run_id] = spec
         await self._ctx.ledger.create(run_id, event)
+        # only now: whoever goes by the specs leaves no trace of a run that never was
+        self._ctx.specs[run_id] = spec
         self._start_run(run_id)
         return wire.Launched(run=run_id, name=spec.name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import structlog
 
@@ -82,9 +83,13 @@ class Link:
             if not await asyncio.to_thread(hostkeys.expects_new, name):
                 raise
             log.warning("a new container, a new host key", run=self._run_id, machine=name)
-            await asyncio.to_thread(hostkeys.forget, name)
+            await _keep(hostkeys.forget, name)
             box = await self._ctx.boxes.connect(endpoint, alias=name)
-        await asyncio.to_thread(hostkeys.same, name)
+        try:
+            await _keep(hostkeys.same, name)
+        except BoxUnreachable:
+            await box.close()
+            raise
         self._since = asyncio.get_running_loop().time()
         return box
 
@@ -94,8 +99,12 @@ class Link:
         A listing that is older than the last contact says nothing of what comes after it.
         """
         async with self._lock:
-            if self._since is None or self._since < at:
+            if self._since is not None and self._since >= at:
+                return
+            try:
                 await asyncio.to_thread(self._ctx.hostkeys.expect_new, alias(self._machine()))
+            except OSError as error:  # the next listing tells it again; else a person is asked about the key
+                log.warning("a new container is not written down", run=self._run_id, problem=str(error))
 
     async def sentinel(self) -> Agent:
         """The sentinel over the open connection. Raises like `box`."""
@@ -116,6 +125,14 @@ class Link:
         if machine is None or machine.instance_id is None:
             raise BoxUnreachable("there is no machine")
         return machine
+
+
+async def _keep(act: Callable[[str], None], name: str) -> None:
+    """Write down something about a pinned key. Raises BoxUnreachable: without it the next contact could not be judged."""
+    try:
+        await asyncio.to_thread(act, name)
+    except OSError as error:
+        raise BoxUnreachable(f"the pinned host keys cannot be written: {error}") from error
 
 
 def _way_out(run_id: str, endpoint: Endpoint, error: HostKeyChanged) -> str:
