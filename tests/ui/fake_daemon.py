@@ -285,6 +285,29 @@ class FakeDaemon:
             run=run.id, name=run.name, text="another machine is rented and goes on from step 1750"
         )
 
+    def _machines(self, params: wire.MachinesQuery) -> wire.Machines:
+        return wire.Machines(machines=list(self.world.machines))
+
+    def _machine_avoid(self, params: wire.MachineAvoid) -> wire.MachineRow:
+        return wire.MachineRow(
+            machine=params.machine, gpu=None, gpu_count=None, good=0, reason=params.reason,
+            seen=wire.SeenRow(tries=0, duds=0, avoided_until=self.world.now + params.seconds, avoided_by=params.by),
+        )  # fmt: skip
+
+    def _machine_forgive(self, params: wire.MachineForgive) -> wire.MachineRow:
+        seen = wire.SeenRow(tries=0, duds=0)
+        return wire.MachineRow(machine=params.machine, gpu=None, gpu_count=None, good=0, seen=seen)
+
+    def _run_stop(self, params: wire.Stop) -> wire.Retried:
+        run = self._run_of(params.run)
+        return wire.Retried(
+            run=run.id, name=run.name, text="its files are brought home, then the machine is stopped"
+        )
+
+    def _run_start(self, params: wire.Start) -> wire.Retried:
+        run = self._run_of(params.run)
+        return wire.Retried(run=run.id, name=run.name, text="the machine is started, then the job goes on")
+
     def _runs(self, params: wire.Empty) -> wire.Runs:
         return self.world.fleet()
 

@@ -151,6 +151,8 @@ class World:
     """Runs whose log is a file here; the others' comes over the socket."""
     specs: dict[str, str] = field(default_factory=dict)
     offers: list[wire.OfferRow] = field(default_factory=list)
+    machines: list[wire.MachineRow] = field(default_factory=list)
+    """What the daemon's book of machines says."""
     prices: list[wire.PriceSeries] = field(default_factory=list)
     offer_problems: list[str] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
@@ -428,6 +430,23 @@ def small_fleet() -> World:
             provider="runpod", user="usr_9", credit=int(11.40 * USD), age=14.0, problem=None, foreign=0
         ),
     ]
+    world.machines = [
+        wire.MachineRow(
+            machine="vast:8812", gpu="RTX 4090", gpu_count=1, good=0,
+            seen=wire.SeenRow(
+                tries=3, duds=3, trouble="SSH never answered", last_at=NOW - 7200, avoided_until=NOW + 86_400,
+                avoided_by="experience",
+            ),
+        ),
+        wire.MachineRow(
+            machine="vast:417", gpu="H100 SXM", gpu_count=1, good=4,
+            seen=wire.SeenRow(tries=5, duds=1, boot_seconds=48.0, download=41e6, disk=1.1e9, last_at=NOW - 3600),
+        ),
+        wire.MachineRow(
+            machine="runpod:A100 SXM4", gpu="A100 SXM4", gpu_count=1, good=2,
+            seen=wire.SeenRow(tries=2, duds=0, boot_seconds=95.0, download=18e6, last_at=NOW - 90_000),
+        ),
+    ]  # fmt: skip
     world.alarms = ["onyx-1b-grow failed and waits for you"]
     world.custody = {
         "r7k2m9qa": wire.CustodyReport(

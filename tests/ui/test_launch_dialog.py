@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from textual.widgets import Button, TextArea
+from textual.widgets import Button, Input, TextArea
 from ui.conftest import App, Clock, running, screen_text, toasts, type_text, until
 from ui.fake_daemon import FakeDaemon, Fault
 from ui.scenario import SPEC, run_row
@@ -192,3 +192,26 @@ async def test_an_edited_text_is_not_dropped_by_one_escape(
         assert "ctrl+s saves, esc again leaves" in toasts(app)
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is not dialog)
+
+
+async def test_a_run_begins_from_the_checkpoint_that_is_named(
+    daemon: FakeDaemon, clock: Clock, spec: Path
+) -> None:
+    def refuse(_: wire.Launch) -> wire.Launched:
+        raise Fault(wire.Code.USAGE, "no earlier run called miras-s has a checkpoint at home")
+
+    daemon.hooks["launch"] = refuse
+    async with running(daemon, clock) as (app, pilot):
+        dialog = await opened((app, pilot))
+        await until(pilot, lambda: not dialog.query_one("#go", Button).disabled)
+        await pilot.press("tab")
+        assert app.focused is dialog.query_one("#whence")
+        type_text(app, "latest")
+        await pilot.press("enter")
+        assert app.focused is dialog.query_one("#go")
+        await pilot.press("enter")
+        assert (await daemon.called("launch")).resume_from == "latest"
+        await until(pilot, lambda: "no earlier run" in screen_text(app))
+        dialog.query_one("#whence", Input).value = ""
+        dialog.query_one("#go", Button).press()
+        assert (await daemon.called("launch", 2)).resume_from is None

@@ -9,6 +9,7 @@ from textual.binding import Binding, BindingType
 
 from gputui.app import GpuTui
 from gputui.screens.alarms import AlarmsScreen
+from gputui.screens.machines import MachinesScreen
 from gputui.screens.money import MoneyScreen
 from gputui.screens.offers import OffersScreen
 from gputui.screens.place import Place
@@ -24,6 +25,7 @@ PLACES = (
     ("Everywhere", GpuTui.BINDINGS),
     ("Runs", Place.BINDINGS),
     ("Offers", OffersScreen.BINDINGS),
+    ("Machines", MachinesScreen.BINDINGS),
     ("Alarms", AlarmsScreen.BINDINGS),
     ("One run", RunScreen.BINDINGS),
     ("Tables", VTable.BINDINGS),
@@ -77,6 +79,7 @@ def contexts() -> list[tuple[str, list[BindingType]]]:
     for name, screen, parts in (
         ("Runs", RunsScreen, (VTable,)),
         ("Offers", OffersScreen, (VTable,)),
+        ("Machines", MachinesScreen, (VTable,)),
         ("Alarms", AlarmsScreen, (VTable,)),
         ("Money", MoneyScreen, (VTable,)),
         ("One run", RunScreen, (VTable, LogView, LogPane, Charts)),

@@ -58,6 +58,15 @@ def read_spec(name: str) -> wire.SpecText:
     return wire.SpecText(text=text, file=file, base=str(base))
 
 
+def whence(text: str | None) -> str | None:
+    """What a person wants to begin from, with a path of this machine made absolute: the daemon works elsewhere."""
+    text = (text or "").strip()
+    if not text or text == "latest" or text.isdigit():
+        return text or None
+    path = Path(text).expanduser()
+    return str(path.resolve()) if path.exists() or text.startswith((".", "/", "~")) else text
+
+
 def base_of(name: str) -> str:
     """The folder that the paths of a spec at path `name` are relative to."""
     return str(Path(name).expanduser().absolute().parent)

@@ -12,6 +12,7 @@ from textual.markup import escape
 
 from gputui import wording as say
 from gputui.app import GpuTui
+from gputui.screens import machines
 from gputui.screens.offers import OffersScreen
 from gputui.screens.place import Place
 
@@ -34,6 +35,7 @@ class Commands(Provider):
                     yield binding.description, reason or binding.tooltip or "", run
         yield "Runs", "Go to the fleet", partial(app.action_place, "runs")
         yield "Offers", "Go to the market", partial(app.action_place, "offers")
+        yield "Our machines", "What we have seen of machines ourselves", partial(machines.show, app)
         yield "Alarms", "What needs a person", partial(app.action_place, "alarms")
         yield "Money", "What it costs", partial(app.action_place, "money")
         for name, theme, text in (

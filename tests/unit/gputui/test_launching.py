@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from ui.scenario import some_offers
 
-from gputui.launching import line_of, specs_here, template, write_spec
+from gputui.launching import line_of, specs_here, template, whence, write_spec
 from gpuwatch.spec import read_spec as parse
 
 TEXT = """\
@@ -62,3 +62,20 @@ def test_what_somebody_else_wrote_meanwhile_stays(tmp_path: Path) -> None:
             write_spec(str(path), "three", before)
     assert [p.name for p in tmp_path.iterdir()] == ["run.toml"]
     assert path.read_text() == "two"
+
+
+def test_what_to_begin_from_is_a_word_or_a_path_that_the_daemon_can_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ckpt").mkdir()
+    assert [whence(text) for text in (None, "", "  ", "latest", " 400 ")] == [
+        None,
+        None,
+        None,
+        "latest",
+        "400",
+    ]
+    assert whence("ckpt") == whence("./ckpt") == str(tmp_path / "ckpt")
+    assert whence("gdrive:runs/x") == "gdrive:runs/x"
+    assert whence("./gone") == str(tmp_path / "gone")

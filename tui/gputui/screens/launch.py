@@ -21,7 +21,7 @@ from gputui import wording as say
 from gputui.app import GpuTui
 from gputui.clean import clean_lines
 from gputui.guard import run_guarded
-from gputui.launching import base_of, line_of, read_spec, specs_here, template, write_spec
+from gputui.launching import base_of, line_of, read_spec, specs_here, template, whence, write_spec
 from gputui.screens.dialog import Dialog
 from gputui.widgets.choice import Choice
 from gputui.widgets.entry import Entry
@@ -71,6 +71,11 @@ class LaunchDialog(Dialog[wire.Launched | None]):
             yield Entry(
                 kept=self._entered, placeholder="path/to/run.toml   (ctrl+n begins a new one)", id="path"
             )
+            yield Input(
+                placeholder="begin from: empty is the start; latest, a step, RUN:STEP, a path, a remote",
+                id="whence",
+                compact=True,
+            )
             with Container(id="halves"):
                 yield TextArea(
                     "", id="text", show_line_numbers=True, compact=True, soft_wrap=False, tab_behavior="focus"
@@ -109,7 +114,7 @@ class LaunchDialog(Dialog[wire.Launched | None]):
         self._fit()
 
     def _fit(self) -> None:
-        most = max(6, min(34, self.size.height - 12))
+        most = max(6, min(34, self.size.height - 13))
         self.query_one("#halves").styles.height = most if self._text.display else min(most, 8)
 
     async def _suggest(self) -> None:
@@ -135,6 +140,12 @@ class LaunchDialog(Dialog[wire.Launched | None]):
             return
         self._not_good()
         run_guarded(self, self._open(event.value.strip(), _PAUSE), what="Reading the spec", group="check")
+
+    @on(Input.Submitted, "#whence")
+    def _begin_typed(self) -> None:
+        """Enter goes on to what comes next."""
+        go = self.query_one("#go", Button)
+        self.set_focus(self._path if go.disabled else go)
 
     @on(TextArea.Changed, "#text")
     def _text_typed(self) -> None:
@@ -347,11 +358,13 @@ class LaunchDialog(Dialog[wire.Launched | None]):
 
     async def _launch(self, spec: wire.SpecText) -> None:
         offer = self._picked()
+        begin = await asyncio.to_thread(whence, self.query_one("#whence", Input).value)
         order = wire.Launch(
             spec=spec,
             key=self._key,
             provider=offer.provider if offer is not None else None,
             offer_id=offer.offer_id if offer is not None else None,
+            resume_from=begin,
         )
         try:
             launched = await cast("GpuTui", self.app).link.call("launch", order, wire.Launched)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -14,6 +15,8 @@ from gputui import myrun, spark
 from gputui import wording as say
 from gputui.fleet import Fleet
 from gputui.guard import run_guarded
+from gputui.screens.machines import KEYS as MACHINE_KEYS
+from gputui.screens.machines import avoid, forgive, show
 from gputui.screens.place import Place
 from gputui.table import Cell, Column, Piece, TableModel
 from gputui.widgets.lines import Line, Lines
@@ -134,7 +137,16 @@ class OffersScreen(Place):
             id="my-run",
             tooltip="What another of your runs would cost here",
         ),
-        Binding("d,w,u,x,y,f,P,H,A,C,K,exclamation_mark", "no_run", show=False),
+        Binding(
+            "O",
+            "machines",
+            "Our machines",
+            show=False,
+            id="machines",
+            tooltip="What we have seen of machines ourselves, and which are avoided",
+        ),
+        *(replace(key, show=False) for key in MACHINE_KEYS),
+        Binding("d,w,u,x,y,f,P,H,A,C,K,Z,exclamation_mark", "no_run", show=False),
     ]
 
     def __init__(self) -> None:
@@ -259,9 +271,40 @@ class OffersScreen(Place):
         """Actions here are about the offer under the cursor."""
         if action == "open":
             return None if self.table.current is not None else "there is no offer here"
+        if action in {"avoid", "forgive"}:
+            return self._why_no_word(action)
         if action == "my_run" and not self._mine():
             return "no run has shown its pace yet: it needs its number of steps and a minute of work"
         return super().why_not(action)
+
+    def _why_no_word(self, action: str) -> str | None:
+        offer = self.table.current
+        if offer is None:
+            return "there is no offer here"
+        seen = offer.seen
+        if action == "forgive" and (seen is None or not (seen.duds or seen.avoided_until is not None)):
+            return "nothing speaks against this machine"
+        return None
+
+    @property
+    def _machine(self) -> str | None:
+        """The machine of the offer under the cursor; where a vendor names none, the kind."""
+        offer = self.table.current
+        return None if offer is None else f"{offer.provider}:{offer.machine_id or offer.offer_id}"
+
+    def action_avoid(self) -> None:
+        """Rent this machine no more, for a time."""
+        if not self.refuse("avoid") and (machine := self._machine) is not None:
+            avoid(self, machine, self.action_refresh)
+
+    def action_forgive(self) -> None:
+        """Take it back."""
+        if not self.refuse("forgive") and (machine := self._machine) is not None:
+            forgive(self, machine, self.action_refresh)
+
+    def action_machines(self) -> None:
+        """All that we know of machines."""
+        show(self.tui)
 
     def action_open(self) -> None:
         """Launch a run on exactly this offer."""

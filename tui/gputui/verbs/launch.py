@@ -14,7 +14,7 @@ from gpuwatch.paths import discover
 
 def launch(args: argparse.Namespace, console: Console) -> int:
     """Check a spec, show its plan, ask, start the run; with --wait or --follow stay with it."""
-    from gputui.launching import read_spec
+    from gputui.launching import read_spec, whence
     from gputui.spawn import start_daemon
 
     try:
@@ -45,7 +45,7 @@ def launch(args: argparse.Namespace, console: Console) -> int:
             key=uuid4().hex,
             provider=provider,
             offer_id=offer,
-            resume_from=_whence(args.resume_from),
+            resume_from=whence(args.resume_from),
         )
         launched = call(client, "launch", order, wire.Launched)
     if console.json:
@@ -59,16 +59,6 @@ def launch(args: argparse.Namespace, console: Console) -> int:
 
         return follow_run(launched.run, console, with_log=args.follow)
     return OK
-
-
-def _whence(text: str | None) -> str | None:
-    """What --resume-from says, with a path of this machine made absolute: the daemon works elsewhere."""
-    if text is None or text == "latest" or text.isdigit():
-        return text
-    from pathlib import Path
-
-    path = Path(text).expanduser()
-    return str(path.resolve()) if path.exists() or text.startswith((".", "/", "~")) else text
 
 
 def _print_check(check: wire.SpecCheck, console: Console) -> None:
