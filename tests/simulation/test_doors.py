@@ -374,6 +374,10 @@ NO_END = {
 TAKEN = {"destroy", "hold.release"}
 
 
+def test_a_client_that_only_looks_may_send_what_changes_nothing() -> None:
+    assert wire.READS == READS
+
+
 def test_every_call_of_the_daemon_is_a_door_of_this_test_or_said_to_be_none() -> None:
     assert set(wire.METHODS) == READS | set(NO_END) | TAKEN
 

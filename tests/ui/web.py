@@ -33,13 +33,13 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(home: Path) -> AsyncIterator[Served]:
+async def serving(home: Path, *options: str) -> AsyncIterator[Served]:
     """Serve the daemon of `home`; ends like ctrl+c, and must end well."""
     kept = {
         k: v for k, v in os.environ.items() if not k.startswith(("TEXTUAL", "COLUMNS", "LINES", "NO_COLOR"))
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gputui", "serve", "--port", "0",
+        sys.executable, "-m", "gputui", "serve", "--port", "0", *options,
         stdout=asyncio.subprocess.PIPE, env=kept | {"GPUTUI_HOME": str(home), "TZ": "UTC"},
     )  # fmt: skip
     assert process.stdout is not None

@@ -131,8 +131,11 @@ class GpuTui(App[None]):
         heartbeat: float = 4.0,
         keys: Path | None = None,
         toured: Path | None = None,
+        read_only: bool = False,
     ) -> None:
         super().__init__()
+        self.read_only = read_only
+        """Whether this app looks and does not act: its keys say so, and its line to the daemon sends nothing else."""
         self._keys = keys
         self._toured = toured
         self.clock = clock
@@ -156,6 +159,7 @@ class GpuTui(App[None]):
             on_heard=self._heard,
             spawn=spawn,
             heartbeat=heartbeat,
+            read_only=read_only,
         )
         for one in (*theme.THEMES, theme.SIXTEEN):
             self.register_theme(one)
@@ -330,8 +334,8 @@ def _log_to(paths: Paths) -> None:
     logging.getLogger("gputui").addHandler(handler)
 
 
-def run_app() -> int:
-    """Open the app on the user's daemon; returns the exit status."""
+def run_app(*, read_only: bool = False) -> int:
+    """Open the app on the user's daemon; returns the exit status. `read_only`: it starts no daemon and changes nothing."""
     served = "TEXTUAL_DRIVER" in os.environ
     """In a browser: `gputui serve` holds the other end."""
     if not served and not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -347,7 +351,13 @@ def run_app() -> int:
 
         await asyncio.to_thread(start_daemon, paths)
 
-    app = GpuTui(paths.socket, spawn=spawn, keys=paths.config / "keys.toml", toured=paths.state / "toured")
+    app = GpuTui(
+        paths.socket,
+        spawn=None if read_only else spawn,
+        keys=paths.config / "keys.toml",
+        toured=None if read_only else paths.state / "toured",
+        read_only=read_only,
+    )
     if "GPUTUI_THEME" not in os.environ and app.console.color_system == "standard":
         app.theme = theme.SIXTEEN.name  # our colours, brought down to sixteen, would be grey in grey
     with suppress(KeyError, OSError):  # a user without a name is a person

@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from gputui.verbs import daemon
 
             return daemon.canary(words[1:]) if words[0] == "canary" else daemon.rescue(words[1:])
-        args = build_parser().parse_args(words)
+        parser = build_parser()
+        args = parser.parse_args(words)
+        if args.read_only and args.verb not in {None, "serve"}:
+            parser.error("--read-only is for the app; a command does what it is called")
         if args.verb is None:
             import gc
 
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             gc.disable()  # 20 ms of the first frame; the app turns it on again once it is up
             from gputui.app import run_app
 
-            return run_app()
+            return run_app(read_only=args.read_only)
         return _run_verb(args)
     except KeyboardInterrupt:
         return 130

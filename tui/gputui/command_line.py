@@ -35,6 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
     from gputui import __version__
 
     parser.add_argument("--version", action="version", version=f"gputui {__version__}")
+    parser.add_argument(
+        "--read-only",
+        action="store_true",
+        help="open the app to look and not to act: nothing can be changed in it",
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", title="commands")
 
     def verb(name: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
@@ -235,6 +240,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     serve = verb("serve", "the app in a browser of this machine, behind a token", json=False)
+    serve.add_argument(
+        "--read-only", action="store_true", dest="looks", help="pages that can look and not act"
+    )
     serve.add_argument(
         "--port", type=port, default=8023, metavar="N", help="on 127.0.0.1; 0 takes a free one (8023)"
     )

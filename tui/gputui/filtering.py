@@ -6,7 +6,8 @@ either as numbers (a function of the row) or as whole `Field`s with units, texts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ from gpuproviders.query import Completion, Field, Kind, Query, complete, read
 
 K = TypeVar("K")
 R = TypeVar("R")
+
+VALUES = 200
+"""Values of a field that are proposed: the most frequent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +61,18 @@ def completion(
 ) -> Completion:
     """What could be typed at the cursor; `values` tells the values of a text field that occur in the table."""
     return complete(text, cursor, fields_of(fields), values)
+
+
+def completed(text: str, cursor: int, found: Completion, which: int) -> tuple[str, int]:
+    """The text with candidate `which` at the cursor, and where the cursor is then. What is whole gets a blank behind it."""
+    word = found.candidates[which].text
+    whole = not word.endswith(("=", "<"))
+    blank = " " if whole and not text[cursor:].startswith(" ") else ""
+    head = text[: found.start] + word + blank
+    return head + text[cursor:], len(head)
+
+
+def values_in(rows: Iterable[Any], one: Field[Any]) -> list[str]:
+    """The values of a text field that occur in a table, the most frequent first of their kind, at most VALUES."""
+    seen = Counter(value for row in rows if isinstance(value := one.get(row), str) and value)
+    return [value for value, _ in seen.most_common(VALUES)]

@@ -28,6 +28,7 @@ OnState = Callable[[LinkStatus, str, float | None], None]
 class DaemonLink:
     """Owns the one connection. `serve` runs as long as the app does; calls and streams use what is up.
 
+    With `read_only` nothing that changes anything is ever sent.
     `on_state` hears of changes, `on_runs` gets every fleet snapshot, `on_heard` each sign of
     life. `spawn` starts a daemon; it is tried once, when the first connection is refused.
     """
@@ -41,7 +42,9 @@ class DaemonLink:
         on_heard: Callable[[], None],
         spawn: Callable[[], Awaitable[None]] | None = None,
         heartbeat: float = HEARTBEAT,
+        read_only: bool = False,
     ) -> None:
+        self._read_only = read_only
         self._socket = socket
         self._on_state = on_state
         self._on_runs = on_runs
@@ -98,7 +101,7 @@ class DaemonLink:
             await asyncio.wait_for(self._nudge.wait(), seconds)
 
     async def _session(self) -> None:
-        client = AsyncClient(self._socket)
+        client = AsyncClient(self._socket, read_only=self._read_only)
         try:
             welcome = cleaned(await client.connect())
             if welcome.protocol != wire.PROTOCOL:

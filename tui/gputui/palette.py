@@ -30,7 +30,7 @@ class Commands(Provider):
         if isinstance(screen, Place):
             for node, binding, _, _ in screen.active_bindings.values():
                 if node is screen and binding.description:
-                    reason = screen.why_not(binding.action.partition("(")[0])
+                    reason = screen.reason(binding.action.partition("(")[0])
                     run = partial(screen.run_action, binding.action)
                     yield binding.description, reason or binding.tooltip or "", run
         yield "Runs", "Go to the fleet", partial(app.action_place, "runs")
@@ -49,7 +49,7 @@ class Commands(Provider):
         yield "Help", "The keys of this screen", app.action_help
         yield "Call the daemon now", "Do not wait for the next attempt", app.action_reconnect
         yield "Quit", "The daemon goes on", app.action_quit
-        if isinstance(screen, OffersScreen) and screen.answer is not None:
+        if isinstance(screen, OffersScreen) and screen.answer is not None and not app.read_only:
             for offer in screen.answer.offers[:_OFFERS]:
                 name = f"Launch on {say.gpus(offer.gpu, offer.gpu_count)} at {say.rate(offer.price)}"
                 yield (

@@ -17,7 +17,7 @@ from gputui.fleet import Fleet
 from gputui.guard import run_guarded
 from gputui.screens.machines import KEYS as MACHINE_KEYS
 from gputui.screens.machines import avoid, forgive, show
-from gputui.screens.place import Place
+from gputui.screens.place import ACTS, Place
 from gputui.table import Cell, Column, Piece, TableModel
 from gputui.widgets.lines import Line, Lines
 from gputui.widgets.vtable import VTable
@@ -148,6 +148,8 @@ class OffersScreen(Place):
         *(replace(key, show=False) for key in MACHINE_KEYS),
         Binding("d,w,u,x,y,f,P,H,A,C,K,Z,exclamation_mark", "no_run", show=False),
     ]
+
+    ACTS: ClassVar[frozenset[str]] = ACTS | {"open"}
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any, ClassVar, cast
 
 from textual import on
@@ -13,14 +14,17 @@ from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Input
 
+from gpuproviders.query import Field
 from gputui import possible
 from gputui.app import GpuTui
+from gputui.filtering import completion, values_in
 from gputui.fleet import Fleet
 from gputui.guard import run_guarded
 from gputui.possible import why_no_box, why_no_destroy, why_no_undo
 from gputui.screens.place_keys import KEYS
 from gputui.widgets.bars import Banner, KeyBar, TopBar
-from gputui.widgets.entry import Entry
+from gputui.widgets.filterentry import FilterEntry
+from gputui.widgets.lines import Lines
 from gputui.widgets.vtable import VTable
 from gpuwatch.client import wire
 
@@ -31,10 +35,18 @@ _WHY_NOT: dict[str, Callable[[wire.RunRow | None], str | None]] = {
 }
 
 
+ACTS = frozenset({
+    "launch", "destroy", "undo", "pin", "holds", "retry", "recover", "accept_key", "stop", "evacuate", "shell", "forward",
+    "command", "avoid", "forgive", "answer",
+})  # fmt: skip
+
+
 class Place(Screen[None]):
     """A full screen on the fleet. Subclasses yield their middle in `body` and redraw in `fleet_changed`."""
 
     PLACE = ""
+    ACTS: ClassVar[frozenset[str]] = ACTS
+    """Actions that an app which only looks does not have."""
     AUTO_FOCUS = "VTable"
     BINDINGS: ClassVar[list[BindingType]] = KEYS
 
@@ -86,6 +98,12 @@ class Place(Screen[None]):
         """The run that actions are about."""
         return None
 
+    def reason(self, action: str) -> str | None:
+        """Why an action is not possible now, in this app at all or by `why_not`."""
+        if self.tui.read_only and action in self.ACTS:
+            return "this app only looks (--read-only)"
+        return self.why_not(action)
+
     def why_not(self, action: str) -> str | None:
         """Why an action is not possible now; the key stays visible and says this."""
         run = self.current_run()
@@ -122,7 +140,7 @@ class Place(Screen[None]):
 
     def refuse(self, action: str) -> bool:
         """Tell why `action` is not possible; False when it is."""
-        reason = self.why_not(action)
+        reason = self.reason(action)
         if reason is not None:
             self.notify(reason[0].upper() + reason[1:] + ".", severity="warning", timeout=4)
         return reason is not None
@@ -139,6 +157,8 @@ class Place(Screen[None]):
 
     def launch(self, offer: wire.OfferRow | None) -> None:
         """Ask for a spec; open the new run."""
+        if self.refuse("launch"):
+            return
         from gputui.screens.launch import LaunchDialog
 
         def launched(answer: wire.Launched | None) -> None:
@@ -151,7 +171,7 @@ class Place(Screen[None]):
     def action_destroy(self) -> None:
         """Open the custody dialog."""
         run = self.current_run()
-        if many := self.selected():
+        if many := [] if self.tui.read_only else self.selected():
             self._end_all([run for run in many if why_no_destroy(run) is None], everything=False)
             return
         if self.refuse("destroy") or run is None:
@@ -172,7 +192,7 @@ class Place(Screen[None]):
     def action_undo(self) -> None:
         """Take back a destroy that has not been sent."""
         current = self.current_run()
-        many = [run for run in self.selected() if why_no_undo(run) is None]
+        many = [run for run in self.selected() if why_no_undo(run) is None and not self.tui.read_only]
         if not many and (self.refuse("undo") or current is None):
             return
 
@@ -305,12 +325,14 @@ class Place(Screen[None]):
             return
         if (table := self.filtered()) is not None:
             table.model.prepare()
-        entry = Entry(
+        told, values = Lines(id="proposals"), cache(self._values)
+        entry = FilterEntry(
             kept=self._filter_kept,
-            placeholder="words, !word, price<2.5 …  (enter keeps it, esc ends it)",
-            id="filter",
+            propose=lambda text, cursor: completion(text, cursor, self._fields, values),
+            told=told,
+            placeholder="words, !word, price<2.5 …  (tab completes, enter keeps it, esc ends it)",
         )
-        await self.mount(entry, before=self.query_one(KeyBar))
+        await self.mount(told, entry, before=self.query_one(KeyBar))
         self.set_focus(entry)
 
     @on(Input.Changed, "#filter")
@@ -318,8 +340,21 @@ class Place(Screen[None]):
         if (table := self.filtered()) is not None:
             understood = table.filter(event.value)
             event.input.set_class(bool(understood.unknown), "-invalid")
+        if isinstance(event.input, FilterEntry):
+            event.input.tell()
+
+    @property
+    def _fields(self) -> Mapping[str, Any]:
+        table = self.filtered()
+        return {} if table is None else table.model.fields
+
+    def _values(self, one: Field[Any]) -> list[str]:
+        """The values of a field that occur in the table; looked up once for each filter that is opened."""
+        table = self.filtered()
+        return [] if table is None else values_in(table.model.rows.values(), one)
 
     def _filter_kept(self) -> None:
+        self.query_one("#proposals", Lines).set_lines([])
         if (table := self.filtered()) is not None:
             self.set_focus(table)
 
@@ -331,6 +366,7 @@ class Place(Screen[None]):
                 table.filter("")
                 table.focus()
             entries[0].remove()
+            self.query("#proposals").remove()
         elif (table := self.filtered()) is not None and table.marked:
             table.unmark()
         elif len(self.app.screen_stack) > 1:

@@ -206,6 +206,9 @@ LogPane Input:focus { border: none; }
 
     async def action_save(self) -> None:
         """Ask where to."""
+        if getattr(self.app, "read_only", False):
+            self.notify("This app only looks (--read-only).", severity="warning", timeout=4)
+            return
         await self._ask(Input(f"{self.ident}.log", placeholder="save to this file", id="save", compact=True))
 
     async def _ask(self, entry: Input) -> None:

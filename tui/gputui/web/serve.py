@@ -133,14 +133,14 @@ def serve(args: argparse.Namespace, console: Console) -> int:
         sock.close()
         console.error(f"cannot listen on port {args.port}: {error.strerror}; --port 0 takes a free one")
         return USAGE
-    command = shlex.join([sys.executable, "-m", "gputui"])
+    looks = args.looks or args.read_only
+    command = shlex.join([sys.executable, "-m", "gputui", *(["--read-only"] if looks else [])])
     door = Door(command, sock.getsockname()[1], secrets.token_urlsafe(32))
 
     def ready() -> None:
         console.line(door.address, "bold")
-        console.note(
-            "Open this address in a browser here. Whoever knows it can rent and destroy; ctrl+c ends it."
-        )
+        can = "look, and change nothing" if looks else "rent and destroy"
+        console.note(f"Open this address in a browser here. Whoever knows it can {can}; ctrl+c ends it.")
         console.flush()
 
     async def go() -> None:

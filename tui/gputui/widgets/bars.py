@@ -28,10 +28,16 @@ def _width(pieces: Sequence[Piece]) -> int:
 
 
 def top_line(
-    fleet: Fleet, now: float, place: str, places: Sequence[tuple[str, str]], width: int
+    fleet: Fleet,
+    now: float,
+    place: str,
+    places: Sequence[tuple[str, str]],
+    width: int,
+    *,
+    looks: bool = False,
 ) -> list[Piece]:
     """The header: where we are, what it costs, what is at risk, how fresh this is. Least important goes first."""
-    left: list[Piece] = [(" gputui ", "title")]
+    left: list[Piece] = [(" gputui ", "title"), *([("read-only ", "warn")] if looks else [])]
     for key, name in places:
         here = name.lower() == place
         if here or width >= _ROOMY:
@@ -112,7 +118,16 @@ class TopBar(Lines):
 
     def make(self, width: int) -> Sequence[Line]:
         """One line."""
-        return [top_line(self._fleet, self._now, self._place, PLACES, width)]
+        return [
+            top_line(
+                self._fleet,
+                self._now,
+                self._place,
+                PLACES,
+                width,
+                looks=getattr(self.app, "read_only", False),
+            )
+        ]
 
     async def on_click(self, event: events.Click) -> None:
         """A click on a place goes there; one on the alarms shows them."""
@@ -179,7 +194,7 @@ class KeyBar(Lines):
         """One line of keys, as many as there is room for."""
         if not self.is_attached:
             return [[]]
-        why_not = getattr(self.screen, "why_not", lambda _action: None)
+        why_not = getattr(self.screen, "reason", lambda _action: None)
         pieces: list[Piece] = [(" ", "")]
         self._spans = []
         seen: set[str] = set()

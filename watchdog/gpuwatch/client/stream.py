@@ -23,10 +23,12 @@ class AsyncClient:
 
     Raises DaemonUnreachable when the connection is gone; the owner reconnects by
     making a new client and resuming its subscriptions (events by seq, logs by byte).
+    With `read_only` only calls that change nothing are sent; any other raises CallFailed(refused) here.
     """
 
-    def __init__(self, path: Path, *, name: str = "gputui") -> None:
+    def __init__(self, path: Path, *, name: str = "gputui", read_only: bool = False) -> None:
         self._path = path
+        self._read_only = read_only
         self._name = name
         self._next = 0
         self._waiting: dict[int, asyncio.Future[wire.Reply]] = {}
@@ -64,6 +66,8 @@ class AsyncClient:
 
     async def call(self, method: str, params: wire.Struct, result: type[R], *, timeout: float = 60.0) -> R:
         """One call; raises CallFailed for the daemon's errors."""
+        if self._read_only and method not in wire.READS:
+            raise CallFailed(wire.Code.REFUSED, f"this app only looks (--read-only): {method} was not sent")
         if self._broken is not None or self._writer is None:
             raise DaemonUnreachable(f"not connected to gpuwatch: {self._broken}")
         self._next += 1

@@ -919,3 +919,9 @@ METHODS: dict[str, tuple[type[Struct], type[Struct]]] = {
     "unsubscribe": (Unsubscribe, Empty),
 }
 """method -> (parameters, result)"""
+
+READS = frozenset({
+    "hello", "status", "offers", "offers.history", "machines", "spec.check", "runs", "runs.ended", "run", "why", "holds",
+    "log.read", "telemetry.history", "mirror.status", "cost", "events", "subscribe", "unsubscribe",
+})  # fmt: skip
+"""The calls that change nothing: all that a client which only looks may send."""
