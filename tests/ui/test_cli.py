@@ -549,3 +549,71 @@ def test_watch_looks_again_until_it_is_ended(
     assert looks == [5, 5, 5]
     assert len(lines) == 3
     assert all(json.loads(line)["runs"] for line in lines)
+
+
+# --- on the box, and everything at once ----------------------------------------------------------
+
+
+def box_with(served: ThreadedDaemon, tmp_path: Path) -> None:
+    """A stand-in for ssh that says how it was called."""
+    path = tmp_path / "ssh"
+    path.write_text(
+        f"#!{sys.executable}\nimport sys\nprint(*sys.argv[1:], sep='|', flush=True); sys.exit(7)\n"
+    )
+    path.chmod(0o755)
+    whole = served.fake.world.detail
+
+    def detail(run: wire.RunRow) -> wire.RunDetail:
+        return msgspec.structs.replace(
+            whole(run), ssh=[str(path), "-p", "40022", "root@box"] if run.instance_id else []
+        )
+
+    served.fake.world.detail = detail  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        (["ssh", "miras-s"], "-p|40022|root@box"),
+        (["ssh", "miras-s", "df -h | tail -1"], "-p|40022|root@box|--|df -h | tail -1"),
+        (["ssh", "miras-s", "--", "ls", "-l", "a b"], "-p|40022|root@box|--|ls -l 'a b'"),
+        (["forward", "miras-s"], "127.0.0.1:6006:localhost:6006|-p|40022|root@box"),
+        (["forward", "miras-s", "80", "--local", "9000"], "127.0.0.1:9000:localhost:80|-p|40022|root@box"),
+        (["forward", "miras-s", "80"], "127.0.0.1:8080:localhost:80|-p|40022|root@box"),
+    ],
+)
+def test_a_box_is_reached_by_the_daemons_own_ssh_command(
+    served: ThreadedDaemon, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], called: str
+) -> None:
+    box_with(served, tmp_path)
+    assert main(words) == 7, "the status is that of what ran"
+    assert capfd.readouterr().out.strip().endswith(called)
+
+
+def test_a_run_without_a_machine_has_no_box(
+    served: ThreadedDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ssh", "miras-xs"]) == main(["forward", "miras-xs"]) == 2
+    assert "has no machine that SSH reaches" in capsys.readouterr().err
+    assert main(["ssh", "--print", "miras-s"]) == 0
+    assert capsys.readouterr().out == "ssh -p 40022 root@ssh4.example.net\n"
+
+
+def test_evacuation_asks_for_every_end_and_gives_nothing_up(
+    served: ThreadedDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evacuate"]) == 2
+    assert "add --yes" in capsys.readouterr().err
+
+    def answer(order: wire.Destroy) -> wire.CustodyReport:
+        if order.run == "b1n6w8ey":
+            raise Fault(wire.Code.CONFLICT, "too late")
+        return served.fake.world.report(served.fake.world.runs[0])
+
+    served.fake.hooks["destroy"] = answer
+    assert main(["evacuate", "--yes"]) == 3, "partial: one was refused"
+    said = capsys.readouterr().err
+    assert "runpod-2b: too late" in said
+    orders = [params for name, params in served.fake.calls if name == "destroy"]
+    assert {order.run for order in orders} == {"r7k2m9qa", "p3d8x1zz", "t5v0c4hn", "b1n6w8ey"}
+    assert all((o.waive, o.confirm, o.preview) == ([], "", False) for o in orders)

@@ -132,13 +132,16 @@ async def test_a_command_on_the_box_shows_what_it_says(daemon: FakeDaemon, clock
 async def test_a_forwarded_port_says_when_it_ends(daemon: FakeDaemon, clock: Clock, ssh: Path) -> None:
     async with running(daemon, clock, (120, 40)) as (app, pilot):
         await pilot.press("f")
+        await until(pilot, lambda: "http://127.0.0.1:6006 is port 6006 of onyx-1b-grow" in toasts(app))
+        await until(pilot, lambda: app.forwards.port_of("t5v0c4hn") is None)
+        await pilot.press("F")
         await until(pilot, lambda: isinstance(app.screen, Prompt) and isinstance(app.focused, Input))
         app.focused.value = "99999"  # type: ignore[union-attr]
         await pilot.press("enter")
         await until(pilot, lambda: "a port is a number from 1 to 65535" in screen_text(app))
-        app.focused.value = "6006"  # type: ignore[union-attr]
+        app.focused.value = "888"  # type: ignore[union-attr]
         await pilot.press("enter")
-        await until(pilot, lambda: "http://127.0.0.1:6006 is port 6006 of onyx-1b-grow" in toasts(app))
+        await until(pilot, lambda: "http://127.0.0.1:8888 is port 888 of onyx-1b-grow" in toasts(app))
         await until(pilot, lambda: "bind: taken" in toasts(app))
         assert app.forwards.port_of("t5v0c4hn") is None
 

@@ -184,7 +184,25 @@ def build_parser() -> argparse.ArgumentParser:
     for mend in (retry, recover, start):
         mend.add_argument("--yes", "-y", action="store_true", help="do not ask before spending money")
 
+    ssh = verb("ssh", "a shell on a run's box, or one command there; exits as that does", json=False)
+    ssh.add_argument("run", metavar="RUN", help="name, id or start of the id")
+    ssh.add_argument("--print", action="store_true", help="print the ssh command instead")
+    ssh.add_argument(
+        "command", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run (default: a shell)"
+    )
+    forward = verb("forward", "a port of a run's box on this machine's loopback, until ctrl+c", json=False)
+    forward.add_argument("run", metavar="RUN", help="name, id or start of the id")
+    forward.add_argument(
+        "port", metavar="PORT", nargs="?", type=port, default=6006, help="on the box (6006: TensorBoard)"
+    )
+    forward.add_argument(
+        "--local", type=port, metavar="PORT", help="here (the same; 8000 more for one below 1024)"
+    )
+
     of_run("why", "why a run's machine exists, and what happens next")
+
+    evacuate = verb("evacuate", "bring everything home and end every machine: collect, verify, destroy each")
+    evacuate.add_argument("--yes", "-y", action="store_true", help="do not ask")
 
     holds = verb("holds", "every hold: what keeps machines from being destroyed, who placed it, how it goes")
     holds.add_argument(

@@ -21,6 +21,7 @@ SHAPES: dict[str, tuple[type[wire.Struct], ...]] = {
     "release": (wire.CustodyReport,),
     "unpin": (wire.CustodyReport,),
     "resolve": (wire.Empty,),
+    "evacuate": (wire.Empty,),
     "retry": (wire.Retried,),
     "stop": (wire.Retried,),
     "start": (wire.Retried,),

@@ -139,7 +139,7 @@ class MachinesScreen(Place):
         Binding("enter", "ignore", show=False),
         Binding("r", "refresh", "Refresh", id="refresh-machines"),
         *KEYS,
-        Binding("d,w,u,x,y,f,P,H,A,C,K,Z,exclamation_mark", "no_run", show=False),
+        Binding("d,w,u,x,y,f,F,P,H,A,C,K,Z,exclamation_mark", "no_run", show=False),
     ]
 
     def body(self) -> ComposeResult:

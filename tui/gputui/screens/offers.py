@@ -146,7 +146,7 @@ class OffersScreen(Place):
             tooltip="What we have seen of machines ourselves, and which are avoided",
         ),
         *(replace(key, show=False) for key in MACHINE_KEYS),
-        Binding("d,w,u,x,y,f,P,H,A,C,K,Z,exclamation_mark", "no_run", show=False),
+        Binding("d,w,u,x,y,f,F,P,H,A,C,K,Z,exclamation_mark", "no_run", show=False),
     ]
 
     ACTS: ClassVar[frozenset[str]] = ACTS | {"open"}

@@ -36,7 +36,7 @@ _WHY_NOT: dict[str, Callable[[wire.RunRow | None], str | None]] = {
 
 
 ACTS = frozenset({
-    "launch", "destroy", "undo", "pin", "holds", "retry", "recover", "accept_key", "stop", "evacuate", "shell", "forward",
+    "launch", "destroy", "undo", "pin", "holds", "retry", "recover", "accept_key", "stop", "evacuate", "shell", "forward", "forward_other",
     "command", "avoid", "forgive", "answer",
 })  # fmt: skip
 
@@ -111,7 +111,7 @@ class Place(Screen[None]):
             return why_no_destroy(run)
         if action == "undo":
             return why_no_undo(run)
-        if action in {"shell", "copy_ssh", "forward", "command"}:
+        if action in {"shell", "copy_ssh", "forward", "forward_other", "command"}:
             return why_no_box(run)
         if action in {"pin", "holds"} and why_no_destroy(run) is not None:
             return why_no_destroy(run)
@@ -287,6 +287,7 @@ class Place(Screen[None]):
                 "shell": reach.shell,
                 "copy_ssh": reach.copy_command,
                 "forward": reach.forward,
+                "forward_other": reach.forward_other,
                 "command": reach.command,
             }[action](self, run)
 
@@ -301,6 +302,10 @@ class Place(Screen[None]):
     def action_forward(self) -> None:
         """A port of the box here."""
         self._reach("forward")
+
+    def action_forward_other(self) -> None:
+        """Another port of the box here."""
+        self._reach("forward_other")
 
     def action_command(self) -> None:
         """One command on the box."""

@@ -53,7 +53,15 @@ KEYS: list[BindingType] = [
         "Forward port",
         show=False,
         id="forward",
-        tooltip="A port of the box here (TensorBoard); again ends it",
+        tooltip="TensorBoard's port of the box here (6006); again ends it",
+    ),
+    Binding(
+        "F",
+        "forward_other",
+        "Forward another port",
+        show=False,
+        id="forward-other",
+        tooltip="Which port is asked for",
     ),
     Binding(
         "exclamation_mark",

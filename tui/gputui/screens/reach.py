@@ -71,7 +71,7 @@ def _port(text: str) -> str | None:
 
 
 def forward(place: Place, run: wire.RunRow) -> None:
-    """A port of the box on this machine; asked again, it ends."""
+    """TensorBoard's port of the box on this machine; asked again, whatever is forwarded ends."""
     forwards = place.tui.forwards
     if (port := forwards.port_of(run.id)) is not None:
 
@@ -81,6 +81,25 @@ def forward(place: Place, run: wire.RunRow) -> None:
 
         run_guarded(place, stop(), what="Port", group="forward")
         return
+    _forward(place, run, boxes.TENSORBOARD)
+
+
+def forward_other(place: Place, run: wire.RunRow) -> None:
+    """Ask for the port; it takes the place of one that is forwarded."""
+
+    def chosen(text: str | None) -> None:
+        if text:
+            _forward(place, run, int(text))
+
+    place.app.push_screen(
+        Prompt(f"Forward which port of {run.name}?", "6006 is TensorBoard, 8888 Jupyter. It is bound to this machine's loopback only.",
+               str(boxes.TENSORBOARD), check=_port),
+        chosen,
+    )  # fmt: skip
+
+
+def _forward(place: Place, run: wire.RunRow, port: int) -> None:
+    forwards = place.tui.forwards
 
     async def start(remote: int) -> None:
         try:
@@ -92,7 +111,7 @@ def forward(place: Place, run: wire.RunRow) -> None:
         await forwards.start(run.id, argv, remote, local)
         place.notify(
             f"http://127.0.0.1:{local} is port {remote} of {run.name}; f again ends it.",
-            title="Forwarded",
+            title="Forwarded (F: another port)",
             timeout=8,
         )
         run_guarded(place.app, watch(), what="Port", group=f"forward {run.id}")
@@ -102,15 +121,7 @@ def forward(place: Place, run: wire.RunRow) -> None:
         if said:
             place.app.notify(said, title=f"The forward to {run.name} ended", severity="warning")
 
-    def chosen(text: str | None) -> None:
-        if text:
-            run_guarded(place, start(int(text)), what="Port", group="forward")
-
-    place.app.push_screen(
-        Prompt(f"Forward which port of {run.name}?", "6006 is TensorBoard, 8888 Jupyter. It is bound to this machine's loopback only.",
-               str(boxes.TENSORBOARD), check=_port),
-        chosen,
-    )  # fmt: skip
+    run_guarded(place, start(port), what="Port", group="forward")
 
 
 def command(place: Place, run: wire.RunRow) -> None:

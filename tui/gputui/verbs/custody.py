@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from gputui import wording as say
 from gputui.console import Cell, Console
-from gputui.exits import OK, REFUSED, USAGE
+from gputui.exits import OK, PARTIAL, REFUSED, USAGE
 from gputui.verbs.asking import SLOW, call, connect, me
 from gpuwatch.client import wire
+from gpuwatch.client.errors import CallFailed
 
 
 def holds(args: argparse.Namespace, console: Console) -> int:
@@ -150,6 +152,38 @@ def destroy(args: argparse.Namespace, console: Console) -> int:
 
         return follow_run(report.run, console, with_log=False, want_gone=True)
     return OK
+
+
+def evacuate(args: argparse.Namespace, console: Console) -> int:
+    """Ask for the end of every run that is not over. Status 3 when one was refused; nothing is ever given up by it."""
+    with connect(timeout=SLOW) as client:
+        fleet = call(client, "runs", wire.Empty(), wire.Runs)
+        runs = [run for run in fleet.runs if run.state not in say.ENDED and run.state != "destroying"]
+        if not runs:
+            console.note("nothing is rented, and nothing is about to be")
+        rate = say.rate(sum(run.price or 0 for run in runs))
+        if runs and not args.yes:
+            if not sys.stdin.isatty():
+                console.error("this ends every machine; add --yes to say so where nobody can be asked")
+                return USAGE
+            names = ", ".join(run.name for run in runs)
+            console.note(
+                f"{names}: jobs are ended, files brought home and proved, then the machines destroyed"
+            )
+            if not console.ask(f"End {say.plural(len(runs), 'run')} ({rate})?"):
+                return USAGE
+        refused = 0
+        for run in runs:
+            try:
+                report = call(client, "destroy", wire.Destroy(run=run.id, by=me()), wire.CustodyReport)
+            except CallFailed as error:
+                refused += 1
+                console.error(f"{run.name}: {error}")
+            else:
+                console.note(f"{run.name}: asked; {report.summary}")
+    if console.json:
+        console.write_json(wire.Empty())
+    return PARTIAL if refused else OK
 
 
 def _print_lost(report: wire.CustodyReport, console: Console) -> None:
