@@ -306,7 +306,7 @@ class FakeDaemon:
 
     def _run_start(self, params: wire.Start) -> wire.Retried:
         run = self._run_of(params.run)
-        return wire.Retried(run=run.id, name=run.name, text="the machine is started, then the job goes on")
+        return wire.Retried(run=run.id, name=run.name, text="its machine is started, its job is not")
 
     def _runs(self, params: wire.Empty) -> wire.Runs:
         return self.world.fleet()

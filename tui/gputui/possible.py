@@ -74,6 +74,22 @@ def why_no_recover(run: wire.RunRow | None) -> str | None:
     return None
 
 
+STOPPABLE = frozenset({"running", "finished", "collecting", "verified", "failed"})
+
+
+def why_no_stop(run: wire.RunRow | None) -> str | None:
+    """Why a machine can neither be stopped nor started, None when one of them may be."""
+    if run is None:
+        return NO_RUN
+    if run.state == "paused":
+        return None
+    if run.instance_id is None or run.state in say.ENDED:
+        return f"{run.name} has no machine"
+    if run.state not in STOPPABLE:
+        return f"{run.name} is {run.state}; only a machine on which its job ran is stopped"
+    return None
+
+
 def why_no_key(run: wire.RunRow | None) -> str | None:
     """Why there is no host key to accept, None when there is."""
     if run is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -95,3 +96,61 @@ def accept_key(place: Place, run: wire.RunRow) -> None:
             wrong=lambda said: None if said else "say what explains it",
         )
     )
+
+
+def stop(place: Place, run: wire.RunRow) -> None:
+    """Stop the machine and keep its disk, or start it again."""
+    if run.state == "paused":
+        _start(place, run)
+        return
+    text = [
+        Para(
+            "A job that runs is ended (it may write a last checkpoint), everything promised is brought home and proved, and then "
+            "the machine is stopped. Its disk is kept and billed. Z again starts the machine under the same run, without its job."
+        ),
+        Para("Its GPU may be let to somebody else meanwhile: then it cannot start until that ends.", "warn"),
+    ]  # fmt: skip
+
+    async def act(reason: str) -> None:
+        order = wire.Stop(run=run.id, reason=reason, by=place.tui.person)
+        answer = await place.tui.link.call("run.stop", order, wire.Retried)
+        place.notify(f"{answer.text[0].upper()}{answer.text[1:]}.", title=f"{run.name} is stopped")
+
+    place.app.push_screen(
+        Confirm(
+            f"Stop the machine of {run.name}?",
+            text,
+            go="Collect, verify, stop",
+            act=act,
+            entry="why? It stays in the ledger (may be empty)",
+        )
+    )
+
+
+def _start(place: Place, run: wire.RunRow) -> None:
+    async def act(reason: str) -> None:
+        order = wire.Start(run=run.id, reason=reason, by=place.tui.person)
+        answer = await place.tui.link.call("run.start", order, wire.Retried)
+        place.notify(f"{answer.text[0].upper()}{answer.text[1:]}.", title=run.name)
+
+    text = (
+        f"It costs {say.rate(run.price)} again from the moment at which it runs. Its job is not started: log in with x; "
+        "to have the job go on from its newest checkpoint, destroy this one and try it again (A)."
+    )
+    place.app.push_screen(
+        Confirm(
+            f"Start the machine of {run.name}?",
+            [Para(text)],
+            go="Start",
+            act=act,
+            entry="why? It stays in the ledger (may be empty)",
+        )
+    )
+
+
+ACTIONS: dict[str, Callable[[Place, wire.RunRow], None]] = {
+    "retry": retry,
+    "recover": recover,
+    "accept_key": accept_key,
+    "stop": stop,
+}

@@ -32,6 +32,7 @@ _WHY_NOT: dict[str, Callable[[wire.RunRow | None], str | None]] = {
     "retry": possible.why_no_retry,
     "recover": possible.why_no_recover,
     "accept_key": possible.why_no_key,
+    "stop": possible.why_no_stop,
 }
 
 
@@ -243,13 +244,15 @@ class Place(Screen[None]):
         if not self.refuse(action) and run is not None:
             from gputui.screens import mending
 
-            {"retry": mending.retry, "recover": mending.recover, "accept_key": mending.accept_key}[action](
-                self, run
-            )
+            mending.ACTIONS[action](self, run)
 
     def action_retry(self) -> None:
         """Try a failed run once more."""
         self._mend("retry")
+
+    def action_stop(self) -> None:
+        """Stop the machine, or start it again."""
+        self._mend("stop")
 
     def action_recover(self) -> None:
         """Go on elsewhere."""

@@ -35,6 +35,14 @@ KEYS: list[BindingType] = [
         tooltip="Try a failed run once more: collect again, or rent again",
     ),
     Binding(
+        "Z",
+        "stop",
+        "Sleep",
+        show=False,
+        id="stop",
+        tooltip="Collect, then stop the machine and keep its disk; Z again starts it",
+    ),
+    Binding(
         "C", "recover", "Recover", show=False, id="recover", tooltip="Leave this machine and go on elsewhere"
     ),
     Binding(

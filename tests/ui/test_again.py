@@ -80,6 +80,30 @@ async def test_a_run_is_moved_with_what_that_costs_said_before(daemon: FakeDaemo
         await until(pilot, lambda: "Another machine is rented" in toasts(app))
 
 
+async def test_a_machine_is_stopped_and_started_with_the_same_key(daemon: FakeDaemon, clock: Clock) -> None:
+    async with running(daemon, clock) as (app, pilot):
+        app.person = "ada (app)"
+        await pilot.press("Z")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await until(pilot, lambda: "brought home and proved, and then the machine is stopped" in said(app))
+        type_text(app, "overnight")
+        await pilot.press("enter", "enter")
+        asked = await daemon.called("run.stop")
+        assert asked == wire.Stop(run="t5v0c4hn", reason="overnight", by="ada (app)")
+        runs = daemon.world.runs
+        runs[2] = msgspec.structs.replace(runs[2], state="paused", attention="alarm")
+        daemon.push_runs()
+        await until(pilot, lambda: (run := app.fleet.find("t5v0c4hn")) is not None and run.state == "paused")
+        await until(pilot, lambda: not isinstance(app.screen, Confirm))
+        await pilot.press("Z")
+        await until(pilot, lambda: "costs $1.29/h again" in said(app))
+        await pilot.press("enter", "enter")
+        assert (await daemon.called("run.start")).run == "t5v0c4hn"
+        await until(pilot, lambda: "its job is not" in toasts(app))
+        await pilot.press("G", "Z")
+        await until(pilot, lambda: "Miras-xs has no machine." in toasts(app))
+
+
 async def test_another_host_key_is_accepted_only_with_what_explains_it(
     daemon: FakeDaemon, clock: Clock
 ) -> None:
