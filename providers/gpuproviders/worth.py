@@ -10,6 +10,8 @@ from gpuproviders.money import MicroUsd
 
 TRANSFER: Final = GB
 """Bytes an hour, each way, that are expected to go in and out when nobody says: what Vast's own `dph_total_adj` assumes."""
+DEARER: Final = 1.1
+"""How many times its offer's price a machine may be listed at: prices move a little between a search and a create."""
 
 
 def all_in(offer: Offer, transfer: int = TRANSFER) -> MicroUsd | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpuproviders.gpus import GPUS, canonical
 from gpuproviders.money import format_usd
+from gpuproviders.worth import DEARER
 
 
 class Verdict(Enum):
@@ -38,6 +39,8 @@ class Seen:
     gpu: str = ""
     price: int | None = None
     """Micro-dollars per hour."""
+    listed_price: int | None = None
+    """Micro-dollars per hour, as the list has it while it runs."""
     rented_at: float | None = None
     listed_at: float | None = None
     """First complete list with our label."""
@@ -131,6 +134,15 @@ def judge(seen: Seen) -> list[Finding]:
         seen.gone_at is not None if seen.rented_at is not None else None,
         seen.state,
         "I2",
+    )
+    listed, offered = seen.listed_price, seen.price
+    say(
+        f"a machine is listed at no more than {DEARER} times what it was offered at",
+        None if listed is None or not offered else listed <= offered * DEARER,
+        "not told"
+        if listed is None or offered is None
+        else f"offered {format_usd(offered)}/h, listed {format_usd(listed)}/h",
+        "a machine that is too dear is given back",
     )
     _of_money(seen, say)
     return found

@@ -206,6 +206,8 @@ class Walk:
         if ours.power is Power.UNKNOWN:
             self.seen.unknown.add(clean(ours.status or "(none)", 120))
         self.seen.endpoints |= {endpoint.kind for endpoint in ours.endpoints}
+        if ours.power is Power.RUNNING and self.seen.listed_price is None:
+            self.seen.listed_price = ours.price
         if self.seen.looked_up is None and self._instance is not None:
             await self._look_up(self._instance)
         # its own wish to stop is granted when the vendor says so twice, or says "stopped" once and wants that

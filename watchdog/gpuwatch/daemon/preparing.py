@@ -10,6 +10,7 @@ import structlog
 
 from gpuproviders.model import Instance, Power
 from gpuproviders.money import format_usd
+from gpuproviders.worth import DEARER
 from gpuwatch.box.errors import BoxError, BoxFault, BoxUnreachable, HostKeyChanged, NoPython
 from gpuwatch.box.ports import Agent
 from gpuwatch.box.sentinel import Facts, StageState
@@ -80,10 +81,6 @@ async def boot(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) ->
         elif listing is not None:
             live.say("the machine is not listed (yet)")
         await asyncio.sleep(ctx.config.boot_interval)
-
-
-DEARER = 1.1
-"""How many times its offer's price a machine may be listed at: prices move a little between a search and a create."""
 
 
 def too_dear(seen: Instance, machine: Machine, spec: RunSpec) -> str | None:
