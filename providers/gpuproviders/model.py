@@ -8,10 +8,11 @@ never zero.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gpuproviders.money import MicroUsd
 
@@ -203,6 +204,38 @@ class Capabilities:
     spot: bool = True
     stop_keeps_host_key: bool = True
     """False where every start makes a new container, whose SSH host key is a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What the vendor's own books say one instance has cost so far."""
+
+    instance_id: str
+    amount: MicroUsd
+    until: float | None = None
+    """Unix seconds up to which that is, None where the vendor does not say."""
+
+
+def added_up(charges: Iterable[Charge]) -> tuple[Charge, ...]:
+    """One charge for each instance: the sum of its rows, up to the latest of them. Pure."""
+    found: dict[str, Charge] = {}
+    for charge in charges:
+        before = found.get(charge.instance_id)
+        if before is not None:
+            ends = [u for u in (before.until, charge.until) if u is not None]
+            charge = Charge(
+                charge.instance_id, MicroUsd(before.amount + charge.amount), max(ends, default=None)
+            )
+        found[charge.instance_id] = charge
+    return tuple(found.values())
+
+
+@runtime_checkable
+class Billing(Protocol):
+    """A provider that tells its own charges. They come hours late and are only compared, never acted upon."""
+
+    async def charges(self, since: float) -> tuple[Charge, ...]:
+        """One for each instance that cost anything since then (Unix seconds); all of them, or Unavailable."""
 
 
 class Permit(ABC):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gputui.verbs import money
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 from integration.world import World, world
@@ -35,6 +36,12 @@ def test_costs_and_the_runway_are_told(here: World) -> None:
     assert here.wait_end(run).state == "gone"
     after = here.call("cost", wire.CostQuery(run=run), wire.CostReport).runs[0]
     assert (after.burn, after.total > 0) == (0, True)
+    # the vendor's own books, compared with ours
+    assert after.billed is not None
+    assert after.difference == after.billed - after.total
+    assert abs(after.difference) < after.total, "of the same size: billed by the second here as there"
+    assert "two days" in after.bill_note
+    assert money.billed(after) != "unknown"
 
 
 def test_at_the_days_ceiling_jobs_are_stopped_collected_and_destroyed_and_nothing_is_rented(

@@ -26,7 +26,9 @@ def here(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def test_a_machine_is_stopped_at_its_jobs_end_started_by_a_person_and_ended_with_a_new_receipt(here: World) -> None:
+def test_a_machine_is_stopped_at_its_jobs_end_started_by_a_person_and_ended_with_a_new_receipt(
+    here: World,
+) -> None:
     run = here.script("echo done > model.bin", rest=PROMISE)
     paused = here.wait_event(run, "paused")
     here.assert_receipt_holds(run)

@@ -352,3 +352,17 @@ async def test_the_key_is_checked_and_an_unsafe_address_is_refused(clean_runpod:
     finally:
         await stranger.close()
         await nobody.close()
+
+
+async def test_what_pods_were_charged_is_told_and_figures_that_are_not_there_yet_are_unknown(
+    provider: RunpodProvider, clean_runpod: RunpodSimulator
+) -> None:
+    made = await provider.create(await order(provider))
+    await until(provider, made.instance_id, Power.RUNNING)
+    while not (charges := {c.instance_id: c for c in await provider.charges(0.0)}):
+        await asyncio.sleep(0.1)  # billed by the second, and rounded
+    assert charges[made.instance_id].amount > 0
+    assert charges[made.instance_id].until is not None
+    clean_runpod.fault("billing_null")
+    with pytest.raises(Unavailable, match="no figures yet"):
+        await provider.charges(0.0)

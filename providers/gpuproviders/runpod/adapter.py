@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from gpuproviders import keys
@@ -17,6 +18,7 @@ from gpuproviders.model import (
     GB,
     Account,
     Capabilities,
+    Charge,
     Created,
     Instance,
     Listing,
@@ -24,6 +26,7 @@ from gpuproviders.model import (
     OfferQuery,
     Order,
     Permit,
+    added_up,
 )
 from gpuproviders.runpod import balance, parse, sdk
 from gpuproviders.runpod.command import command
@@ -295,6 +298,12 @@ class RunpodProvider:
         except Refused as error:
             if error.code != "not-found":
                 raise
+
+    async def charges(self, since: float) -> tuple[Charge, ...]:
+        """`billing/pods` by the day, added up for each pod. It lags by hours, sometimes days."""
+        begin = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = await self._read("/v2/billing/pods", startTime=begin, bucketSize="day")
+        return added_up(_shape(lambda: parse.charges(body)))
 
     async def log(self, instance_id: str, lines: int = 200) -> str:
         """What the host and the container said: the stream's tail, read until it pauses."""

@@ -17,8 +17,8 @@ from gpuproviders.checked import Malformed, host, mapping, rfc3339, text, whole
 from gpuproviders.checked import port as port_of
 from gpuproviders.checked import price as price_of
 from gpuproviders.gpus import canonical, nominal_memory
-from gpuproviders.model import GB, Endpoint, Instance, Offer, Power, Stock, Trouble
-from gpuproviders.money import MicroUsd
+from gpuproviders.model import GB, Charge, Endpoint, Instance, Offer, Power, Stock, Trouble
+from gpuproviders.money import MicroUsd, parse_usd
 
 NAME = "runpod"
 LABEL = "GPUTUI_LABEL"
@@ -256,6 +256,25 @@ def keeps_data(value: object) -> bool:
     """Whether a stop leaves the pod's work alone: it has a volume. False when that is not known."""
     mounts = value.get("mounts") if isinstance(value, dict) else None
     return isinstance(mounts, dict) and bool(mounts.get("persistent") or mounts.get("network"))
+
+
+def charges(value: object) -> list[Charge]:
+    """The records of `billing/pods`. Raises Malformed, also where there are none to be had (`null`)."""
+    body = mapping(value, "billing")
+    rows = body.get("records")
+    if not isinstance(rows, list):
+        raise Malformed("RunPod has no figures yet")
+    found = []
+    for row in rows:
+        record = mapping(row, "a record of billing")
+        amount = parse_usd(record.get("totalAmount"))
+        if amount is None:
+            raise Malformed("a record of billing without an amount")
+        ends = rfc3339(record.get("endTime"))
+        found.append(
+            Charge(identifier(record.get("podId")), amount, None if ends is None else ends.timestamp())
+        )
+    return found
 
 
 def page(value: object) -> tuple[list[object], str | None]:

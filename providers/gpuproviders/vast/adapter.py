@@ -14,6 +14,7 @@ from gpuproviders.model import (
     GB,
     Account,
     Capabilities,
+    Charge,
     Created,
     Instance,
     Listing,
@@ -21,6 +22,7 @@ from gpuproviders.model import (
     OfferQuery,
     Order,
     Permit,
+    added_up,
 )
 from gpuproviders.money import MicroUsd, usd
 from gpuproviders.vast import parse
@@ -260,6 +262,29 @@ class VastProvider:
         except Refused as error:
             if error.code not in ("not_found", "no_such_instance"):
                 raise
+
+    async def charges(self, since: float) -> tuple[Charge, ...]:
+        """`charges/`, all pages. Vast books by the day, and hours late; several rows of one instance are added up."""
+        found: list[Charge] = []
+        token: str | None = None
+        for _ in range(_MAX_PAGES):
+            query: dict[str, Any] = {
+                "select_filters": {"day": {"gte": int(since)}, "type": {"in": ["instance"]}}, "limit": 100, "latest_first": True,
+            }  # fmt: skip
+            if token is not None:
+                query["after_token"] = token
+            try:
+                body = await self._calls.read("get", "/charges/", endpoint="charges", query_args=query)
+            except Refused as error:
+                raise Unavailable(str(error), provider=NAME, code=error.code) from error
+            page, following = _shape(lambda body=body: parse.charges(body))  # type: ignore[misc]
+            found += page
+            if following is None:
+                return added_up(found)
+            if following == token or not page:
+                raise Unavailable("Vast's charges page in circles", provider=NAME)
+            token = following
+        raise Unavailable("Vast's charges do not end", provider=NAME)
 
     async def log(self, instance_id: str, lines: int = 200) -> str:
         """The container's log as Vast uploads it; it takes some seconds to appear."""

@@ -20,6 +20,7 @@ from gpuproviders.model import (
     GB,
     MIB,
     Account,
+    Charge,
     Endpoint,
     Instance,
     Offer,
@@ -200,6 +201,28 @@ def instance(value: object) -> Instance:
         started_at=epoch(row.get("start_date")),
         ends_at=epoch(row.get("end_date")),
     )
+
+
+def charges(value: object) -> tuple[list[Charge], str | None]:
+    """A page of charges, and the token of the next. Raises Malformed for anything that is not one."""
+    body = mapping(value, "charges")
+    rows, following = body.get("results"), body.get("next_token")
+    if body.get("success") is not True or not isinstance(rows, list) or not isinstance(following, str | None):
+        raise Malformed("Vast's charges have not the shape of a page")
+    found = []
+    for row in rows:
+        charge = mapping(row, "a charge")
+        source = text(charge.get("source")) or ""
+        if not source.startswith("instance-"):
+            continue  # a volume, a subscription: no machine of ours
+        amount = parse_usd(charge.get("amount"))
+        if amount is None:
+            raise Malformed("a charge of Vast's without an amount")
+        until = number(charge.get("end"), high=1e11)
+        found.append(
+            Charge(identifier(source.removeprefix("instance-"), "a charge's instance"), amount, until)
+        )
+    return found, following
 
 
 def account(value: object) -> Account:

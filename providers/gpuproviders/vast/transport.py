@@ -41,7 +41,7 @@ ANSWER_BYTES = 8 << 20
 # Vast allows one call per endpoint and identity every so many seconds (its x-rate-limit table).
 _THRESHOLDS = {
     "list": 1.0, "show": 2.0, "manage": 1.0, "create": 4.5, "destroy": 3.0, "ssh": 1.0, "search": 10.0, "logs": 1.0,
-    "user": 1.0,
+    "user": 1.0, "charges": 1.0,
 }  # fmt: skip
 _BURST = {"search": 4}
 """Searches are 10 a minute, not one in so many seconds: four at once and one every ten seconds."""

@@ -22,12 +22,16 @@ def cost(args: argparse.Namespace, console: Console) -> int:
         return DAMAGE if alarm else OK
     if answer.runs:
         console.table(
-            ("RUN", "STATE", ">GPU", ">DISK", ">TRAFFIC", ">TOTAL", ">NOW", ">TO THE END"),
+            ("RUN", "STATE", ">GPU", ">DISK", ">TRAFFIC", ">TOTAL", ">BILLED", ">NOW", ">TO THE END"),
             [_cost_cells(row) for row in answer.runs],
             shrink=0,
         )
     else:
         console.line("No run has cost anything.", "dim")
+    notes = dict.fromkeys(row.bill_note for row in answer.runs if row.bill_note)
+    for note in notes:
+        about = [row.run for row in answer.runs if row.bill_note == note]
+        console.line(f"  bill of {', '.join(about[:4])}{', …' if len(about) > 4 else ''}: {note}", "dim")
     ceiling = f" of {say.money(answer.day_ceiling)}" if answer.day_ceiling is not None else ""
     console.line(
         f"Today (UTC) {say.money(answer.today)}{ceiling}, now {say.rate(answer.burn)}",
@@ -45,4 +49,29 @@ def _cost_cells(row: wire.CostRow) -> list[Cell]:
     traffic = "unknown" if row.traffic is None else say.money(row.traffic)
     total = say.money(row.total) + (f" of {say.money(row.ceiling)}" if row.ceiling is not None else "")
     now = say.rate(row.burn) if row.burn else ""
-    return [row.run, row.state, say.money(row.gpu), say.money(row.disk), traffic, total, now, end]
+    return [
+        row.run,
+        row.state,
+        say.money(row.gpu),
+        say.money(row.disk),
+        traffic,
+        total,
+        billed(row),
+        now,
+        end,
+    ]
+
+
+def billed(row: wire.CostRow) -> str:
+    """The vendor's own figure, and by how much it differs from ours. Pure."""
+    if row.billed is None:
+        return "unknown"
+    if row.difference is None:
+        return f"{say.money(row.billed)} so far" if "so far" in row.bill_note else say.money(row.billed)
+    if abs(row.difference) < _CENT:
+        return f"{say.money(row.billed)} (same)"
+    sign = "+" if row.difference > 0 else "-"
+    return f"{say.money(row.billed)} ({sign}{say.money(abs(row.difference))})"
+
+
+_CENT = 10_000

@@ -361,6 +361,11 @@ class CostRow(Struct, frozen=True, kw_only=True):
     """Micro-dollars from now to the job's last step, None when its steps do not tell."""
     seconds: float | None
     """Seconds to the job's last step."""
+    billed: int | None = None
+    """What the vendor itself has charged, micro-dollars; None while that is unknown (`bill_note` says why)."""
+    difference: int | None = None
+    """`billed` less `total`, None while they cannot be compared."""
+    bill_note: str = ""
 
 
 class RunwayRow(Struct, frozen=True, kw_only=True):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from gpuproviders.model import Charge
 from gpuproviders.money import format_usd
+from gpuwatch.budget.bill import Bill, compare, shared_machines
 from gpuwatch.budget.cost import day_start, of_run, spent_since
 from gpuwatch.budget.forecast import Forecast, Runway, forecast, runway
+from gpuwatch.clean import clean
 from gpuwatch.client import wire
 from gpuwatch.daemon import rows
 from gpuwatch.daemon.context import Context
@@ -70,13 +73,20 @@ def alarms(ctx: Context, lives: Mapping[str, Live], now: float, clock: float) ->
 
 
 def report(
-    ctx: Context, lives: Mapping[str, Live], runs: Iterable[Run], now: float, clock: float
+    ctx: Context,
+    lives: Mapping[str, Live],
+    runs: Iterable[Run],
+    now: float,
+    clock: float,
+    charges: Mapping[str, Mapping[str, Charge] | str] | None = None,
 ) -> wire.CostReport:
-    """`gputui cost`."""
+    """`gputui cost`. `charges`: what the vendors say, by provider and instance."""
     known = list(runs)
+    shared = shared_machines([*ctx.ledger.runs.values(), *(r for r in known if r.id not in ctx.ledger.runs)])
+    bills = {run.id: compare(run, charges or {}, shared, now) for run in known}
     ways = runways(ctx, lives, now, clock)
     return wire.CostReport(
-        runs=[_row(ctx, run, lives.get(run.id, Live()), now, clock) for run in known],
+        runs=[_row(ctx, run, lives.get(run.id, Live()), bills[run.id], now, clock) for run in known],
         accounts=[_account(ctx, name, way) for name, way in sorted(ways.items())],
         burn=sum(rows.burn(run) for run in ctx.ledger.runs.values()),
         today=spent_since(ctx.ledger.runs.values(), day_start(now), now),
@@ -84,14 +94,15 @@ def report(
     )
 
 
-def _row(ctx: Context, run: Run, live: Live, now: float, clock: float) -> wire.CostRow:
+def _row(ctx: Context, run: Run, live: Live, bill: Bill, now: float, clock: float) -> wire.CostRow:
     cost, end = of_run(run, now), forecast_of(run, live, now, clock)
     spec = ctx.specs.get(run.id)
     return wire.CostRow(
         run=run.id, name=run.name, state=run.state.value, gpu=cost.gpu, disk=cost.disk, traffic=cost.traffic,
         total=cost.total, burn=rows.burn(run), ceiling=spec.budget.max_cost if spec is not None else None,
         more=end.cost if end is not None else None, seconds=end.seconds if end is not None else None,
-        machines=len(run.past) + (run.machine is not None),
+        machines=len(run.past) + (run.machine is not None), billed=bill.billed, difference=bill.difference,
+        bill_note=clean(bill.note, 200),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from gpuwatch import __version__
 from gpuwatch.client import wire
 from gpuwatch.client.errors import CallFailed
 from gpuwatch.daemon import accounting, retained, standing
+from gpuwatch.daemon.billing import Bills
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.ending import Ending
 from gpuwatch.daemon.halting import Halting
@@ -29,6 +30,7 @@ class Service(Halting, Mending, Streaming, Ending):
     ) -> None:
         super().__init__(ctx, start_run=start_run, prices=PriceBook(paths.state / "prices.jsonl"))
         self._paths = paths
+        self._bills = Bills(ctx)
         self._stop = stop
         self._started = asyncio.get_running_loop().time()
         self._calls: dict[str, Callable[[Any], Awaitable[wire.Struct]]] = {
@@ -100,7 +102,8 @@ class Service(Halting, Mending, Streaming, Ending):
         else:
             known = {run.id: run for run in await ledger.ended(now, 100)} | dict(ledger.runs)
             runs = sorted(known.values(), key=lambda run: -run.created_at)
-        return accounting.report(self._ctx, self.lives, runs, now, asyncio.get_running_loop().time())
+        charges = await self._bills.of(runs)
+        return accounting.report(self._ctx, self.lives, runs, now, asyncio.get_running_loop().time(), charges)
 
     async def shutdown(self, _: wire.Empty) -> wire.Empty:
         self._stop()
