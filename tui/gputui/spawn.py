@@ -33,7 +33,7 @@ def start_daemon(
     """Make sure a daemon answers; True when this call had to start one.
 
     The daemon gets a session of its own and outlives us; its output goes to
-    `<state>/log/gpuwatch.out`. Two callers at once are fine: the daemon's lock lets one live.
+    `<state>/log/gpuwatch.out`, which it rotates itself. Two callers at once are fine: the daemon's lock lets one live.
     Raises DaemonUnreachable with the end of that file when none answers within `deadline` seconds.
     """
     if answers(paths.socket):
@@ -42,7 +42,7 @@ def start_daemon(
     output = paths.logs / "gpuwatch.out"
     with output.open("ab") as sink:
         process = subprocess.Popen(
-            command or [sys.executable, "-m", "gpuwatch", "run"],
+            command or [sys.executable, "-m", "gpuwatch", "run", "--log-file", str(output)],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,

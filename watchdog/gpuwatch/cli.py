@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from gpuwatch import __version__
 from gpuwatch.client import wire
@@ -45,8 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gpuwatch {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     run = verbs.add_parser("run", help="run the daemon in the foreground (systemd, tmux and gputui do this)")
+    run.add_argument("--log-format", choices=("text", "json"), default="text", help="how log lines look")
     run.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="how log lines look on stderr"
+        "--log-file",
+        metavar="PATH",
+        help="log there, not to stderr: bounded, rotated by the daemon itself ([log] in config.toml)",
     )
     status = verbs.add_parser("status", help="what the daemon does, its accounts and alarms")
     status.add_argument("--json", action="store_true", help="machine-readable")
@@ -136,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         match options.verb:
             case "run":
-                return _run(options.log_format)
+                return _run(options.log_format, options.log_file)
             case "status":
                 return _status(as_json=options.json)
             case "verify":
@@ -164,17 +168,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return wire.Code.EXIT.get(error.code, 1)
 
 
-def _run(log_format: str) -> int:
+def _run(log_format: str, log_file: str | None) -> int:
     from gpuwatch.config import ConfigError, load
     from gpuwatch.daemon.main import AlreadyRunning, run
     from gpuwatch.ledger import LedgerDamaged
+    from gpuwatch.logfile import LogFile
     from gpuwatch.logs import configure
     from gpuwatch.vault.layout import VaultUnusable
 
     paths = discover()
-    configure(as_json=log_format == "json")
+    stream = None
     try:
-        run(paths, load(paths.config_file))
+        config = load(paths.config_file)
+        if log_file is not None:
+            # what libraries, a traceback or the interpreter itself say at the end belongs there too
+            stream = LogFile(Path(log_file), limit=config.log_bytes, keep=config.log.keep, behind=(1, 2))
+    except ConfigError as error:
+        print(f"gpuwatch: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"gpuwatch: the log {log_file} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    configure(as_json=log_format == "json", stream=stream)
+    try:
+        run(paths, config)
     except AlreadyRunning as error:
         print(f"gpuwatch: {error}", file=sys.stderr)
         return 4

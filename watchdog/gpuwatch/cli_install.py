@@ -78,7 +78,16 @@ def plist(python: str, environment: Mapping[str, str], log: Path) -> bytes:
     return plistlib.dumps(
         {
             "Label": LABEL,
-            "ProgramArguments": [python, "-m", "gpuwatch", "run", "--log-format", "json"],
+            "ProgramArguments": [
+                python,
+                "-m",
+                "gpuwatch",
+                "run",
+                "--log-format",
+                "json",
+                "--log-file",
+                str(log),
+            ],
             "RunAtLoad": True,
             "KeepAlive": True,
             "ProcessType": "Background",

@@ -14,6 +14,7 @@ from gpuwatch.spec.units import parse_duration, parse_price, parse_size
 
 _SCRUB_LEAST = 10**6
 _RATE_LEAST = 10**4
+_LOG_LEAST = 10**5
 
 
 class ConfigError(Exception):
@@ -129,6 +130,13 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
 
 
+class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[log]`: the daemon's own log, where it writes a file: how large one may become, and how many older ones stay."""
+
+    size: str = "10MB"
+    keep: Annotated[int, msgspec.Meta(ge=0, le=100)] = 5
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -140,6 +148,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notify: Notify = Notify()
     transfer: Transfer = Transfer()
     metrics: Metrics = Metrics()
+    log: Log = Log()
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes that one file of the daemon's own log may have."""
+        return parse_size(self.log.size)
 
     @property
     def transfer_rate(self) -> int | None:
@@ -229,6 +243,11 @@ def load(path: Path) -> Config:
             )
     except ValueError as error:
         raise ConfigError(f"{path}: scrub.per_day must be {error}") from error
+    try:
+        if config.log_bytes < _LOG_LEAST:
+            raise ConfigError(f"{path}: log.size must be at least 100 kB")
+    except ValueError as error:
+        raise ConfigError(f"{path}: log.size must be {error}") from error
     return config
 
 

@@ -1,4 +1,4 @@
-"""The daemon's own log: structured, on stderr, without secrets."""
+"""The daemon's own log: structured, on stderr or in a file that rotates itself, without secrets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
     return event
 
 
-def configure(*, as_json: bool) -> None:
-    """Set up structlog and the standard library's logging for the daemon process."""
+def configure(*, as_json: bool, stream: Any = None) -> None:
+    """Set up structlog and the standard library's logging for the daemon process. `stream`: stderr when None."""
+    stream = sys.stderr if stream is None else stream
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
     )
     structlog.configure(
         processors=[
@@ -38,10 +39,10 @@ def configure(*, as_json: bool) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        level=logging.WARNING, stream=stream, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     logging.getLogger("asyncssh").setLevel(logging.ERROR)

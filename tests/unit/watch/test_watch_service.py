@@ -77,7 +77,9 @@ def test_no_secret_is_ever_written_into_a_unit(tmp_path: Path) -> None:
 def test_macos_gets_an_agent(tmp_path: Path) -> None:
     made = install({"GPUTUI_HOME": "/h"}, tmp_path, platform="darwin")
     agent = plistlib.loads(made.path.read_bytes())
-    assert agent["ProgramArguments"][1:] == ["-m", "gpuwatch", "run", "--log-format", "json"]
+    assert agent["ProgramArguments"][1:] == [
+        "-m", "gpuwatch", "run", "--log-format", "json", "--log-file", agent["StandardErrorPath"],
+    ]  # fmt: skip
     assert agent["EnvironmentVariables"] == {"GPUTUI_HOME": "/h"}
 
 
