@@ -19,6 +19,7 @@ from gpucloudsim.cloud import Cloud
 from gpucloudsim.control import Control
 from gpucloudsim.engine.market import moment_of
 from gpucloudsim.engine.model import World
+from gpucloudsim.faces.http import stops
 from gpucloudsim.faces.runpod import RunpodFace
 from gpucloudsim.faces.runpod.house import RunpodHouse
 from gpucloudsim.faces.vast import VastFace
@@ -145,7 +146,7 @@ async def serve(args: argparse.Namespace) -> int:
     memory = _memory(args, store)
     cloud = Cloud(store, memory, directory, RunpodHouse() if memory.cloud == "runpod" else VastHouse())
     control = Control(cloud)
-    api, results = web.Application(client_max_size=4 << 20), web.Application()
+    api, results = web.Application(client_max_size=4 << 20, middlewares=[stops]), web.Application()
     api.add_routes(control.routes())
     if memory.cloud == "runpod":
         api.add_routes(RunpodFace(cloud, args.rate_limits).routes())

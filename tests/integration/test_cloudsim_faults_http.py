@@ -327,6 +327,7 @@ def test_the_market_can_be_let_go_and_stopped_again(simulator: Simulator) -> Non
     assert simulator.call("POST", "/_sim/market", {"at": None}) == (200, {"at": None})
     assert simulator.call("POST", "/_sim/market", {"at": "yesterday"})[0] == 400
     assert simulator.call("POST", "/_sim/credit", {"amount": "much"})[0] == 400
+    assert simulator.call("POST", "/_sim/credit", ["no object"])[0] == 400
     assert simulator.call("POST", "/_sim/market", {"at": "stocked"})[0] == 200
     assert simulator.call("GET", "/_sim/state")[1]["offers"] == stocked
 

@@ -48,6 +48,15 @@ class Stop(Exception):
         self.response = response
 
 
+@web.middleware
+async def stops(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A handler that ended with `Stop` has answered."""
+    try:
+        return await handler(request)
+    except Stop as stop:
+        return stop.response
+
+
 async def body_of(request: web.Request) -> dict[str, Any]:
     """The JSON object of a request; {} when there is none. Raises Stop(400) for anything else."""
     raw = await request.read()
