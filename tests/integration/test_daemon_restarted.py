@@ -84,3 +84,19 @@ def test_another_host_key_is_refused_explained_and_accepted_with_one_command(
     here.assert_one_machine_and_none_left()
     with pytest.raises(CallFailed, match="no hold"):
         here.call("hold.release", wire.HoldRelease(run=run, hold="host-key"), wire.CustodyReport)
+
+
+@pytest.mark.slow
+def test_a_pod_that_was_put_to_sleep_is_heard_again_behind_its_new_host_key(tmp_path: Path) -> None:
+    with running(tmp_path) as here:
+        rest = MODEL + '[idle]\naction = "notify"\n'
+        run = here.script("echo work > model.bin; sync", top=RUNPOD, rest=rest)
+        here.wait_event(run, "receipt-written")
+        here.call("run.stop", wire.Stop(run=run), wire.Retried)
+        here.wait_event(run, "paused")
+        assert here.living()[0]["phase"] == "stopped"
+        here.call("destroy", wire.Destroy(run=run), wire.CustodyReport)
+        assert here.wait_end(run).state == "gone"
+        assert "a new container, a new host key" in here.daemon_log()
+        assert here.file(run, "model.bin").read_text() == "work\n"
+        here.assert_one_machine_and_none_left()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from gpuproviders.model import Endpoint
+from gpuproviders.model import Endpoint, Instance, Power
 from gpuwatch.box.errors import BoxAuth, BoxError, BoxUnreachable, HostKeyChanged
 from gpuwatch.box.ports import Agent, Connection
 from gpuwatch.daemon.context import Context
@@ -92,6 +92,17 @@ class Link:
             raise
         self._since = asyncio.get_running_loop().time()
         return box
+
+    async def note(self, listed: Instance | None) -> None:
+        """What the newest complete listing says: where a start makes a new container, a stop explains another host key.
+
+        To be told before a start is asked for, and kept on the disk: it holds when the daemon is started anew.
+        """
+        if listed is None or listed.power is not Power.STOPPED:
+            return
+        fleet = self._ctx.fleets[listed.provider]
+        if fleet.listed_at is not None and not fleet.provider.capabilities.stop_keeps_host_key:
+            await self.expect_new_key(fleet.listed_at)
 
     async def expect_new_key(self, at: float) -> None:
         """A listing of `at` (event-loop time) has the machine stopped, and when it starts it has a new container with new keys.

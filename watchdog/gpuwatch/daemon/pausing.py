@@ -82,6 +82,7 @@ async def stop(ctx: Context, run: Run, spec: RunSpec, link: Link, live: Live) ->
 
 
 async def _paused(ctx: Context, run: Run, link: Link, live: Live, seen: Instance) -> None:
+    await link.note(seen)
     await ctx.ledger.append(
         run.id, e.Paused(evidence=f"a complete listing shows it as {seen.status or 'stopped'}")
     )

@@ -71,16 +71,6 @@ async def _wake(ctx: Context, run_id: str, spec: RunSpec, live: Live) -> None:
     fleet.hurry()
 
 
-async def _mark_new_container(ctx: Context, run: Run, link: Link) -> None:
-    """Where a start makes a new container, a stop that is listed explains another host key; noted before any start is asked."""
-    listed = _listed(ctx, run)
-    if listed is None or listed.power is not Power.STOPPED:
-        return
-    fleet = ctx.fleets[listed.provider]
-    if fleet.listed_at is not None and not fleet.provider.capabilities.stop_keeps_host_key:
-        await link.expect_new_key(fleet.listed_at)
-
-
 def _listed(ctx: Context, run: Run) -> Instance | None:
     """What the newest complete listing says of the run's machine."""
     machine = run.machine
@@ -105,7 +95,7 @@ async def watch_presence(
     """
     stranding = Stranding()
     while True:
-        await _mark_new_container(ctx, ctx.ledger.runs[run_id], link)
+        await link.note(_listed(ctx, ctx.ledger.runs[run_id]))
         await _wake(ctx, run_id, spec, live)
         machine = ctx.ledger.runs[run_id].machine
         if machine is None or machine.instance_id is None:
