@@ -189,14 +189,20 @@ class Mirrors:
             standing.progress = now
 
         again = standing.ours.issuperset(names)
-        await rclone.copy(
-            source,
-            destination,
-            names,
-            replace=batch.replaces or again,
-            limit=spec.mirror.bandwidth,
-            progress=progress,
-        )
+        try:
+            await rclone.copy(
+                source,
+                destination,
+                names,
+                replace=batch.replaces or again,
+                limit=spec.mirror.bandwidth,
+                progress=progress,
+            )
+        except MirrorFault as error:
+            if error.ours:
+                # cut off in the middle: the part that lies there is written over by the next try
+                standing.ours.update(names)
+            raise
         try:
             how = await rclone.verify(source, destination, names, read_back=spec.mirror.read_back)
         except MirrorFault as error:

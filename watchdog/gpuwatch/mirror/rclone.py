@@ -54,8 +54,10 @@ ADVICE = {
 class MirrorFault(Exception):
     """A remote did not take or prove files; the message says what rclone said and what to do."""
 
-    def __init__(self, trouble: Trouble, said: str) -> None:
+    def __init__(self, trouble: Trouble, said: str, *, ours: bool = False) -> None:
         self.trouble = trouble
+        self.ours = ours
+        """Whether what lies there now under the names of a copy that failed is ours, perhaps in part."""
         super().__init__(f"{clean(said, 300)}; {ADVICE[trouble]}")
 
 
@@ -194,7 +196,7 @@ class Rclone:
                         break
                     value = json.loads(line)
                     if "error" in value:
-                        raise fault(str(value["error"]))
+                        raise fault(str(value["error"]), ours=value.get("ours") is True)
                     yield value
                 said = await drained
                 if await worker.wait() != 0:
@@ -224,11 +226,11 @@ def _demand_all(found: dict[str, Any], names: Sequence[str]) -> None:
         )
 
 
-def fault(said: str) -> MirrorFault:
+def fault(said: str, *, ours: bool = False) -> MirrorFault:
     """rclone's words as a fault with advice. Pure."""
     trouble = next((t for pattern, t in _WORDS if pattern.search(said)), Trouble.UNREACHABLE)
     lines = [line for line in said.splitlines() if line.strip()]
-    return MirrorFault(trouble, lines[-1] if lines else "rclone failed")
+    return MirrorFault(trouble, lines[-1] if lines else "rclone failed", ours=ours)
 
 
 def _int(value: object) -> int:

@@ -69,9 +69,16 @@ def main() -> int:
             else:
                 check(utils, destination, only, download=order["op"] == "read-back")
         except utils.RcloneException as error:
-            emit(error=(error.error_msg.strip() or error.description)[-2000:])
+            said = error.error_msg.strip() or error.description
+            # nothing of these names stood there with other content when it began: what does now is a part of ours
+            strange = order["op"] != "copy" or order["replace"] or "immutable file modified" in said.lower()
+            emit(error=said[-2000:], ours=_BEGUN[0] and not strange)
             return 1
     return 0
+
+
+_BEGUN = [False]
+"""Whether this process's copy has sent anything: with `--check-first` everything was looked at by then."""
 
 
 def _listener() -> Callable[[dict[str, Any]], None]:
@@ -80,6 +87,7 @@ def _listener() -> Callable[[dict[str, Any]], None]:
 
     def listen(update: dict[str, Any]) -> None:
         now = time.monotonic()
+        _BEGUN[0] = _BEGUN[0] or bool(update.get("sent"))
         if now - last[0] >= 0.5:
             last[0] = now
             emit(
@@ -99,8 +107,16 @@ def _transfer(rclone: Any, source: str, target: str, arguments: list[str], limit
 
 
 def copy(rclone: Any, destination: str, only: list[str], order: dict[str, Any]) -> None:
-    """Copy the listed files; what stands there already with equal hashes is left."""
-    only = [*only, "--transfers", "4", *([] if order["replace"] else ["--immutable"])]
+    """Copy the listed files; what stands there already with equal hashes is left, unless it is to be replaced.
+
+    Without hashes an equal size would be taken for equal content: what is to be replaced is sent in any case.
+    """
+    only = [
+        *only,
+        "--transfers",
+        "4",
+        *(["--ignore-times"] if order["replace"] else ["--immutable", "--check-first"]),
+    ]
     _transfer(rclone, ".", destination, only, order["limit"])
 
 
