@@ -93,9 +93,11 @@ class Mirrors:
             spec = self._specs[run_id]
             if remote not in spec.mirror.remotes:
                 continue
-            standing = await self._standing(run_id, remote, spec)
+            async with self._ctx.remotes.setdefault(remote, asyncio.Lock()):
+                # what stands is read and written down again here: not while retention takes something off that list
+                standing = await self._standing(run_id, remote, spec)
             try:
-                async with self._ctx.remotes.setdefault(remote, asyncio.Lock()):
+                async with self._ctx.remotes[remote]:
                     busy |= await self._bring(standing, spec)
             except (MirrorFault, VaultUnusable, OSError, ValueError, BadRemote) as error:
                 standing.problem, failure = clean(str(error), 400), error
