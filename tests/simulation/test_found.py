@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 from simulation.cloud import Box, Violation
 from simulation.faults import Kind, Sweep
+from simulation.jobs import REMOTE
+from simulation.remote import SimulatedRclone
 from simulation.steps import only, with_job
 from simulation.world import World
 
@@ -15,7 +20,9 @@ from gpuwatch.client import wire
 from gpuwatch.ledger import Ledger
 from gpuwatch.lifecycle import events as e
 from gpuwatch.lifecycle.run import State
+from gpuwatch.mirror import proof
 from gpuwatch.vault import layout, names
+from gpuwatch.vault.layout import Vault
 
 SPEC = """
 name = "found"
@@ -258,3 +265,36 @@ def test_a_permit_that_grew_old_over_a_hanging_disk_is_asked_for_again() -> None
         kinds = [type(event) for event, _ in world.events(only(world).id)]
         assert kinds.count(e.DestroySent) == 2
         world.judge.end()
+
+
+def test_a_file_that_rots_at_home_before_it_is_mirrored_does_not_count_there() -> None:
+    """The remote was compared with the rotten file, found equal, and called verified for the good one."""
+    rotten: list[Path] = []
+    whole = SimulatedRclone.copy
+
+    async def after_rot(self: SimulatedRclone, source: Path, there: str, names: Any, **more: Any) -> None:
+        if not rotten:
+            rotten.append(source / names[0])
+            data, stamp = rotten[0].read_bytes(), rotten[0].stat().st_mtime_ns
+            rotten[0].write_bytes(bytes([data[0] ^ 1]) + data[1:])
+            os.utime(rotten[0], ns=(stamp, stamp))
+        await whole(self, source, there, names, **more)
+
+    with World(6, mirrors=True) as world:
+        with_job(world, written=0.9, size=2000)
+        spec = SPEC + f'[mirror]\nremotes = ["{REMOTE}"]\n'
+
+        async def script(world: World) -> None:
+            await world.launch(spec, "k")
+            await until(world, State.GONE, State.FAILED)
+            await asyncio.sleep(3600)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SimulatedRclone, "copy", after_rot)
+            world.live(script)
+        assert rotten
+        assert world.remotes is not None
+        there = {hashlib.sha256(content).hexdigest() for content in world.remotes.files.values()}
+        stands = proof.load(Vault(world.vault_root), only(world).id, REMOTE)
+        assert stands, "what did not rot is verified"
+        assert {s.sha256 for s in stands.values()} <= there, "what is called verified is there"

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
-from gpuwatch.clean import clean
+from gpuwatch.clean import clean, show_path
 from gpuwatch.custody.facts import Copy
+from gpuwatch.custody.scrub import Scrubbed
+from gpuwatch.daemon.collecting import problem_of
 from gpuwatch.daemon.context import Context
 from gpuwatch.daemon.link import Backoff
 from gpuwatch.lifecycle.recover import spec_for
@@ -212,12 +215,27 @@ class Mirrors:
                 # the copy above wrote them, or found them equal by their hashes: no stranger's file is among them
                 standing.ours.update(names)
             raise
+        await self._demand_sound(standing, batch.files, names)
         standing.ours.difference_update(names)
         standing.stands = proof.with_files(standing.stands, batch.files, how, ctx.now())
         await asyncio.to_thread(proof.save, ctx.vault, standing.run, standing.remote, standing.stands)
         log.info(
             "mirrored", run=standing.run, remote=standing.remote, files=len(names), bytes=batch.bytes, how=how
         )
+
+    async def _demand_sound(self, standing: Standing, files: Sequence[Copy], names: Sequence[str]) -> None:
+        """Read the vault's files again: a remote that equals a file which has rotted here proves nothing.
+
+        Raises MirrorFault. What is bad is written down, so that the scrub mends it; then it is sent again.
+        """
+        folder = self._ctx.vault.run(standing.run)
+        for copy in files:
+            problem = await asyncio.to_thread(problem_of, folder, copy)
+            if problem is not None:
+                standing.ours.update(names)
+                bad = Scrubbed(standing.run, copy, self._ctx.now(), problem)
+                await self._ctx.ledger.record_scrubs([bad])
+                raise MirrorFault(Trouble.UNPROVED, f"{show_path(copy.path)} in the vault is {problem}")
 
     def _look(self, standing: Standing, copies: dict[str, Copy], folder: str | None) -> None:
         standing.due = plan.due(copies.values(), standing.stands, folder, standing.let_go)
