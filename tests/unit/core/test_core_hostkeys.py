@@ -118,3 +118,15 @@ def test_an_own_machine_is_the_business_of_the_users_known_hosts() -> None:
     assert "gputui release run host-key" in _way_out(
         "run", Endpoint("h", 1), HostKeyChanged("another", "ssh-ed25519 A")
     )
+
+
+def test_names_of_own_machines_are_pins_too_and_no_name_leaves_the_folder(tmp_path: Path) -> None:
+    keys = HostKeys(tmp_path)
+    keys.accept("ssh-Lab.e67f155f2b", "ssh-ed25519 AAAA")
+    keys.accept("ssh-Lab.other", "ssh-ed25519 BBBB")
+    assert keys.pinned("ssh-Lab.e67f155f2b") == b"ssh-Lab.e67f155f2b ssh-ed25519 AAAA\n"
+    keys.expect_new("ssh-Lab.e67f155f2b")
+    assert not keys.expects_new("ssh-Lab.other")
+    for name in ("", "..", "../x", "a/b", ".new", "a\n", "x" * 200):
+        with pytest.raises(ValueError, match="no host alias"):
+            keys.path(name)

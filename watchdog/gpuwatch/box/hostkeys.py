@@ -13,7 +13,7 @@ from pathlib import Path
 
 import asyncssh
 
-_ALIAS = re.compile(r"[a-z0-9-]{1,80}")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 
 
 class HostKeys:
@@ -42,7 +42,7 @@ class HostKeys:
     def accept(self, alias: str, public: str) -> None:
         """Remember a key (type and base64, as `HostKeyChanged.key` tells it) that a person vouches for."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = self.path(alias).with_suffix(".tmp")
+        temporary = self._beside(alias, ".tmp")
         with temporary.open("w", encoding="ascii") as file:
             file.write(f"{alias} {public}\n")
             file.flush()
@@ -72,7 +72,11 @@ class HostKeys:
         self._unmark(alias)
 
     def _mark(self, alias: str) -> Path:
-        return self.path(alias).with_suffix(".new")
+        return self._beside(alias, ".new")
+
+    def _beside(self, alias: str, ending: str) -> Path:
+        path = self.path(alias)
+        return path.with_name(path.name + ending)  # an alias may hold a dot: names of own machines do
 
     def _unmark(self, alias: str) -> None:
         with contextlib.suppress(FileNotFoundError):
