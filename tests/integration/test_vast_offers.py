@@ -17,7 +17,7 @@ pytest_plugins = ["cloudsim_fixtures"]
 KEY = "account-key-of-the-tests"
 
 
-@pytest.mark.parametrize(("limit", "searches"), [(40, 1), (100, 2), (500, 3)])
+@pytest.mark.parametrize(("limit", "searches"), [(40, 1), (100, 2), (500, 4)])
 async def test_the_cheapest_are_found_with_as_few_searches_as_they_need(
     simulator: Simulator, limit: int, searches: int
 ) -> None:

@@ -37,7 +37,7 @@ _MAX_ROWS = 1000
 """Rows of one answer; Vast sends 25 instances or 64 offers. What is longer is not from Vast."""
 _SEARCH_CAP = 64
 """Vast returns at most 64 offers a search, whatever the limit says."""
-_MAX_SEARCHES = 3
+_MAX_SEARCHES = 4
 """Searches for one GPU name: 10 a minute are allowed in all."""
 
 
@@ -82,18 +82,19 @@ class VastProvider:
         least: MicroUsd | None = None
         seen: set[str] = set()
         for _ in range(min(_MAX_SEARCHES, -(-query.limit // _SEARCH_CAP))):
-            rows = await self._search(query, name, least)
+            rows, cut = await self._search(query, name, least)
             fresh = [offer for offer in rows if offer.offer_id not in seen]
             for offer in fresh:
                 seen.add(offer.offer_id)
                 yield offer
-            if len(rows) < _SEARCH_CAP or not fresh:
+            if not cut or not fresh:
                 return
             least = max(offer.price for offer in rows)
 
     async def _search(
         self, query: OfferQuery, name: str | None, least: MicroUsd | None = None
-    ) -> list[Offer]:
+    ) -> tuple[list[Offer], bool]:
+        """The readable offers, and whether the answer is cut off: as many rows as any answer has."""
         filters: dict[str, Any] = {
             "rentable": {"eq": True},
             "rented": {"eq": False},
@@ -128,7 +129,7 @@ class VastProvider:
         offers = [offer for offer in parsed if offer is not None]
         if rows and not offers:
             raise Unavailable("Vast's search answer has no readable offer", provider=NAME)
-        return offers
+        return offers, len(rows) >= _SEARCH_CAP
 
     async def create(self, order: Order) -> Created:
         """Rent the offer, once. The SSH key is registered first, because it is installed at creation."""

@@ -32,6 +32,7 @@ from gpuwatch.box.frames import (
 )
 from gpuwatch.box.sentinel import inventory_order, parse_facts, parse_inventory, parse_report
 from gpuwatch.custody.facts import BoxFile, Inventory
+from gpuwatch.sentinel import sentinel as on_box
 
 
 class Box:
@@ -696,3 +697,13 @@ def test_an_upload_that_is_damaged_or_cut_short_gets_no_name(head: dict[str, Any
     assert code != 0
     assert out == b""
     assert not (box.work / "f").exists()
+
+
+def test_a_stage_that_ends_between_two_looks_has_ended_and_not_vanished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its supervisor writes the end, then goes: whoever read before and looked for it afterwards took the job for lost."""
+    written = iter([{"phase": "running", "pid": 2**22 + 1}, {"phase": "ended", "exit_code": 9}])
+    monkeypatch.setattr(on_box, "recorded", lambda _folder: next(written))
+    state = on_box.state_of(str(tmp_path))
+    assert (state["phase"], state["exit_code"], state["supervised"]) == ("ended", 9, False)

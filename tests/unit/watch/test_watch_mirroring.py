@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from gpuwatch.spec.model import Job, RunSpec
 from gpuwatch.vault.layout import Vault
 
 SPEC = RunSpec(name="r", job=Job(command="true"))
-FILE = Copy("out", 3, "a" * 64, (3, 1, 1, 1), "b", 1.0)
+FILE = Copy("out", 3, hashlib.sha256(b"abc").hexdigest(), (3, 1, 1, 1), "b", 1.0)
 
 
 class Remote:
@@ -40,6 +41,8 @@ class Remote:
 async def bring(tmp_path: Path, remote: Remote, times: int) -> Standing:
     vault = Vault(tmp_path / "vault")
     vault.create()
+    vault.run("r").mkdir()
+    (vault.run("r") / "out").write_bytes(b"abc")
     ctx: Any = SimpleNamespace(vault=vault, now=lambda: 5.0)
     mirrors, standing = Mirrors(ctx), Standing("r", "s3:x", {})
     mirrors._rclone = remote  # type: ignore[assignment]

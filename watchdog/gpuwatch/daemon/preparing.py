@@ -203,6 +203,15 @@ async def _cannot(ctx: Context, run: Run, reason: str) -> None:
         await ctx.ledger.append(run.id, e.PrepareFailed(reason=reason))
 
 
+async def _log_comes_home(live: Live) -> None:
+    """The capture runs beside the steps, and the machine goes next: wait until the log has come and grows no more, 10 s at most."""
+    for _ in range(10):
+        size = live.log_size
+        await asyncio.sleep(1)
+        if size and live.log_size == size:
+            return
+
+
 async def _set_up(
     ctx: Context, run: Run, spec: RunSpec, sentinel: Agent, env: dict[str, str], live: Live
 ) -> bool:
@@ -224,6 +233,7 @@ async def _set_up(
         state = await sentinel.stage("setup", command=setup.command, env=env)
     if state.phase == "ended" and state.exit_code == 0:
         return True
+    await _log_comes_home(live)
     reason = f"the setup command exited with {state.exit_code}; its output is in the run's log (gputui logs {run.id})"
     await _cannot(ctx, run, reason)
     return False

@@ -179,7 +179,10 @@ def state_of(folder: str) -> dict[str, Any]:
     state = recorded(folder)
     state["supervised"] = lock(folder, probe_only=True) is None
     if state["phase"] in ("starting", "running") and not state["supervised"] and not alive(state):
-        state["phase"] = "vanished"
+        # the supervisor may have written the end and gone between the two looks; it writes before it goes
+        state = dict(recorded(folder), supervised=False)
+        if state["phase"] in ("starting", "running"):
+            state["phase"] = "vanished"
     return state
 
 
